@@ -1,0 +1,47 @@
+# The only front door. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export UV_PYTHON_DOWNLOADS := never
+COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --universal --python-version 3.11 --custom-compile-command "make locks" \
+	--no-emit-package windlass --no-emit-package windlass-operator --no-emit-package windlass-runner
+
+.PHONY: help
+help: ## List the targets.
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+.PHONY: locks
+locks: ## Make the hash-pinned requirements again from the pyproject files.
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) --all-extras --group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) operator/pyproject.toml -c requirements/dev.txt -o requirements/operator.txt
+	$(COMPILE) runner-image/pyproject.toml -c requirements/dev.txt -o requirements/runner.txt
+	$(COMPILE) --extra cli --resolution lowest-direct sdk/pyproject.toml -o requirements/sdk-lowest.txt
+
+$(VENV)/.made: requirements/uv.txt requirements/dev.txt sdk/pyproject.toml operator/pyproject.toml runner-image/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Windlass needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install -q --no-deps --no-build-isolation -e sdk -e operator -e runner-image
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.made ## Make .venv with everything a checkout needs.
+
+.PHONY: fmt
+fmt: setup ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only -q .
+
+.PHONY: lint
+lint: setup ## Style, formatting and the layer contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+.PHONY: types
+types: setup ## mypy, strict.
+	$(BIN)/mypy

@@ -1,0 +1,94 @@
+"""Migrations: numbered SQL files, driven by yoyo under its lock, forward only.
+
+Run as an init container of every control-plane pod. Each pod waits for the others' run to end, then finds nothing to do.
+"""
+
+import time
+from importlib.resources import as_file, files
+from typing import Any
+
+import psycopg
+import structlog
+from yoyo import get_backend, read_migrations
+
+from windlass_operator.domain.errors import WindlassError
+from windlass_operator.ledger.database import SCHEMA
+
+log = structlog.get_logger()
+
+
+class SchemaUnknownError(WindlassError):
+    """The ledger was migrated by a newer release than this one."""
+
+    code = "SchemaUnknown"
+
+
+def _backend(uri: str) -> Any:
+    scheme, rest = uri.split("://", 1)
+    if scheme not in ("postgres", "postgresql"):
+        raise WindlassError(f"The ledger's URI starts with {scheme!r}; it must be postgresql://…")
+    separator = "&" if "?" in rest else "?"
+    return get_backend(f"postgresql+psycopg://{rest}{separator}schema={SCHEMA}")
+
+
+def migrate(uri: str, *, wait: float = 0) -> list[str]:
+    """Bring the ledger to this release's schema. Idempotent.
+
+    Args:
+        uri: libpq URI of the ledger.
+        wait: Seconds to wait for a Postgres that does not answer yet.
+
+    Returns:
+        The names of the migrations that were applied now.
+
+    Raises:
+        SchemaUnknownError: The ledger has migrations that this release does not know.
+        psycopg.OperationalError: Postgres did not answer in time.
+    """
+    _create_schema(uri, deadline=time.monotonic() + wait)
+    with as_file(files(__package__) / "migrations") as folder:
+        known = read_migrations(str(folder))
+        backend = _backend(uri)
+        try:
+            with backend.lock(timeout=300):
+                unknown = set(backend.get_applied_migration_hashes()) - {m.hash for m in known}
+                if unknown:
+                    raise SchemaUnknownError(
+                        f"The ledger has {len(unknown)} migrations that this release does not know: "
+                        "it was used by a newer one. Install that release again; migrations only go forward."
+                    )
+                pending = backend.to_apply(known)
+                names = [m.id for m in pending]
+                backend.apply_migrations(pending)
+        finally:
+            backend.connection.close()
+    log.info("schema is current", applied=names)
+    return names
+
+
+def pending_migrations(uri: str) -> list[str]:
+    """Return the names of the migrations that are still to be applied."""
+    with as_file(files(__package__) / "migrations") as folder:
+        backend = _backend(uri)
+        try:
+            return [m.id for m in backend.to_apply(read_migrations(str(folder)))]
+        finally:
+            backend.connection.close()
+
+
+def _create_schema(uri: str, *, deadline: float) -> None:
+    waiting = False
+    while True:
+        try:
+            with psycopg.connect(uri, autocommit=True, connect_timeout=3) as connection:
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            return
+        except psycopg.errors.UniqueViolation:
+            continue  # two migrators met in IF NOT EXISTS, which is not atomic
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not waiting:
+                log.info("waiting for Postgres", error=str(error).strip().splitlines()[0])
+            waiting = True
+            time.sleep(0.3)

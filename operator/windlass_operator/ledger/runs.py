@@ -1,0 +1,381 @@
+"""Runs, their versions and events. Each function is one or a few statements on the caller's transaction."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from windlass_operator.domain.pod_key import pod_key
+from windlass_operator.domain.run_state import RunEvent, RunState, transition
+from windlass_operator.domain.ids import content_hash
+from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.queries import load
+
+_SQL: Final = load("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A JSON value as the ledger keeps it: the text itself, or the digest of a blob. Both absent: no value."""
+
+    text: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A row of ``task_version``."""
+
+    id: int
+    version: int
+    pod_key: str
+    snapshot: TaskSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to be accepted."""
+
+    id: UUID
+    project_id: int
+    task: str
+    version: Version | None
+    """None: the Task is missing, and the run waits for it."""
+    payload: Value
+    wanted_version: int | None = None
+    tags: tuple[str, ...] = ()
+    traceparent: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    resource_uid: str | None = None
+    resource_name: str | None = None
+    resource_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedRun:
+    """What a decision needs of a run. Its row is locked until the transaction ends."""
+
+    id: UUID
+    project_id: int
+    task: str
+    state: RunState
+    reason: str | None
+    attempts: int
+    user_failures: int
+    infra_failures: int
+    running_ms: int
+    revision: int
+    resource_uid: str | None
+    snapshot: TaskSnapshot | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A decision to write."""
+
+    event: RunEvent
+    reason: str | None = None
+    message: str | None = None
+    delay: timedelta | None = None
+    user_failures: int = 0
+    infra_failures: int = 0
+    running_ms: int = 0
+    error: str | None = None
+    result: Value = field(default_factory=Value)
+    attempt: int | None = None
+
+
+async def ensure_project(connection: Connection, uid: str, namespace: str) -> int:
+    """Return the id of the project with this namespace UID; the first call makes it."""
+    cursor = await connection.execute(_SQL["ensure_project"], {"uid": uid, "namespace": namespace})
+    row = await cursor.fetchone()
+    assert row is not None, "an upsert returns its row"
+    return int(row["id"])
+
+
+async def ensure_version(
+    connection: Connection, project_id: int, project_uid: str, task: str, snapshot: TaskSnapshot
+) -> Version:
+    """Return the version of this snapshot; a snapshot that was never seen becomes the next one."""
+    text = msgspec.json.encode(snapshot).decode()
+    parameters = {"project_id": project_id, "task": task, "spec_hash": content_hash(msgspec.json.decode(text))}
+    found = await (await connection.execute(_SQL["find_version"], parameters)).fetchone()
+    if found is None:
+        await connection.execute(_SQL["lock_project"], {"project_id": project_id})
+        key = pod_key(project_uid, snapshot.pod)
+        parts = msgspec.json.encode(snapshot.pod).decode()
+        await connection.execute(_SQL["ensure_pod_key"], {"key": key, "project_id": project_id, "parts": parts})
+        added = await connection.execute(_SQL["add_version"], {**parameters, "spec": text, "pod_key": key})
+        found = await added.fetchone()
+        if found is None:  # another import added it while we waited for the project's lock
+            found = await (await connection.execute(_SQL["find_version"], parameters)).fetchone()
+    assert found is not None, "the version was found or added"
+    return _version(found)
+
+
+async def version_by_number(connection: Connection, project_id: int, task: str, version: int) -> Version | None:
+    """Return a version by its number, or None."""
+    parameters = {"project_id": project_id, "task": task, "version": version}
+    row = await (await connection.execute(_SQL["version_by_number"], parameters)).fetchone()
+    return None if row is None else _version(row)
+
+
+async def insert(connection: Connection, run: NewRun) -> bool:
+    """Accept a run: the row, its place in the queue and its first event.
+
+    Returns:
+        False when a run of the same resource exists already: nothing was written.
+    """
+    inserted = await connection.execute(
+        _SQL["insert_run"],
+        {
+            "id": run.id,
+            "project_id": run.project_id,
+            "task": run.task,
+            "task_version_id": run.version.id if run.version else None,
+            "wanted_version": run.wanted_version,
+            "reason": run.reason,
+            "message": run.message,
+            "payload": run.payload.text,
+            "payload_sha256": run.payload.sha256,
+            "payload_size": run.payload.size,
+            "tags": list(run.tags),
+            "traceparent": run.traceparent,
+            "resource_uid": run.resource_uid,
+            "resource_name": run.resource_name,
+            "resource_hash": run.resource_hash,
+        },
+    )
+    if await inserted.fetchone() is None:
+        return False
+    if run.version is not None:
+        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
+    await add_event(connection, run.id, 1, "Queued", reason=run.reason, message=run.message)
+    await connection.execute(_SQL["want_projection"], {"run_ids": [run.id]})
+    return True
+
+
+async def lock(connection: Connection, run_id: UUID, *, dequeue: bool = False) -> LockedRun | None:
+    """Lock a run and return what a decision needs, or None if it is unknown.
+
+    Args:
+        connection: The caller's transaction.
+        run_id: The run.
+        dequeue: Also take it out of the queue, before the row is locked: claims lock in that order too, and two
+            transactions that lock in one order cannot wait for each other in a circle.
+    """
+    if dequeue:
+        await connection.execute(_SQL["dequeue"], {"run_id": run_id})
+    row = await (await connection.execute(_SQL["lock_run"], {"run_id": run_id})).fetchone()
+    if row is None:
+        return None
+    return LockedRun(
+        id=row["id"],
+        project_id=row["project_id"],
+        task=row["task"],
+        state=RunState(row["state"]),
+        reason=row["reason"],
+        attempts=row["attempts"],
+        user_failures=row["user_failures"],
+        infra_failures=row["infra_failures"],
+        running_ms=row["running_ms"],
+        revision=row["revision"],
+        resource_uid=row["resource_uid"],
+        snapshot=None if row["spec"] is None else decode_snapshot(row["spec"]),
+    )
+
+
+async def apply(connection: Connection, run: LockedRun, change: Change) -> RunState:
+    """Write a decision: state, counts, event, queue entry and the wish to be projected.
+
+    Raises:
+        IllegalTransitionError: The run's state has no such arrow.
+    """
+    state = transition(run.state, change.event)
+    cursor = await connection.execute(
+        _SQL["change_run"],
+        {
+            "id": run.id,
+            "revision": run.revision,
+            "state": state.value,
+            "reason": change.reason,
+            "message": change.message,
+            "user_failures": change.user_failures,
+            "infra_failures": change.infra_failures,
+            "running_ms": change.running_ms,
+            "error": change.error,
+            "result": change.result.text,
+            "result_sha256": change.result.sha256,
+            "result_size": change.result.size,
+            "delay": change.delay,
+            "final": state.final,
+        },
+    )
+    row = await cursor.fetchone()
+    assert row is not None, "the row is locked, so its revision cannot have moved"
+    if change.event is RunEvent.RETRY:
+        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
+    name = "RetryScheduled" if change.event is RunEvent.RETRY else state.value
+    await add_event(
+        connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message
+    )
+    await connection.execute(_SQL["want_projection"], {"run_ids": [run.id]})
+    return state
+
+
+async def add_event(
+    connection: Connection,
+    run_id: UUID,
+    n: int,
+    kind: str,
+    *,
+    attempt: int | None = None,
+    reason: str | None = None,
+    message: str | None = None,
+) -> None:
+    """Add an event. ``n`` is the run's revision, taken under its row lock."""
+    await connection.execute(
+        _SQL["add_event"],
+        {"run_id": run_id, "n": n, "type": kind, "attempt": attempt, "reason": reason, "message": message},
+    )
+
+
+async def bind_version(connection: Connection, run_id: UUID, version: Version) -> bool:
+    """Give a run that waited for its Task the version to run; False when it no longer waits."""
+    parameters = {"run_id": run_id, "task_version_id": version.id}
+    row = await (await connection.execute(_SQL["bind_version"], parameters)).fetchone()
+    if row is None:
+        return False
+    await connection.execute(_SQL["enqueue"], {"run_id": run_id})
+    await add_event(connection, run_id, row["revision"], "TaskFound")
+    await connection.execute(_SQL["want_projection"], {"run_ids": [run_id]})
+    return True
+
+
+async def set_reason(connection: Connection, run_ids: list[UUID], reason: str | None, message: str | None) -> list[UUID]:
+    """Say why queued runs do not start (None: nothing holds them). Returns those for which that is news."""
+    parameters = {"run_ids": run_ids, "reason": reason, "message": message}
+    rows = await (await connection.execute(_SQL["set_reason"], parameters)).fetchall()
+    for row in rows:
+        if reason is not None:
+            await add_event(connection, row["id"], row["revision"], "Held", reason=reason, message=message)
+    ids = [row["id"] for row in rows]
+    await connection.execute(_SQL["want_projection"], {"run_ids": ids})
+    return ids
+
+
+async def note_progress(database: Database, run_id: UUID) -> None:
+    """Make new step counts of a running run visible in its resource."""
+
+    async def work(connection: Connection) -> None:
+        row = await (await connection.execute(_SQL["note_progress"], {"run_id": run_id})).fetchone()
+        if row is not None:
+            await connection.execute(_SQL["want_projection"], {"run_ids": [run_id]})
+
+    await database.transaction(work)
+
+
+async def waiting_for_task(database: Database, project_id: int, task: str) -> list[dict[str, Any]]:
+    """Return runs that wait for this Task: id, wanted_version, payload."""
+    return await database.fetch(_SQL["waiting_for_task"], {"project_id": project_id, "task": task})
+
+
+async def missing_tasks(database: Database) -> list[dict[str, Any]]:
+    """Return the Tasks that runs wait for: uid and namespace of the project, name of the task."""
+    return await database.fetch(_SQL["missing_tasks"])
+
+
+async def held(database: Database) -> list[dict[str, Any]]:
+    """Return queued runs that a config problem holds, longest first."""
+    return await database.fetch(_SQL["held_runs"])
+
+
+async def by_resource(connection: Connection, resource_uid: str) -> dict[str, Any] | None:
+    """Return id and state of the run of a resource, or None."""
+    return await (await connection.execute(_SQL["run_by_resource"], {"resource_uid": resource_uid})).fetchone()
+
+
+async def known(connection: Connection, run_id: UUID) -> bool:
+    """Whether the ledger has this run."""
+    return await (await connection.execute(_SQL["run_known"], {"run_id": run_id})).fetchone() is not None
+
+
+async def bind_finished_twin(
+    connection: Connection, project_id: int, resource_name: str, resource_hash: str, resource_uid: str
+) -> UUID | None:
+    """Bind a re-created resource to the finished run that our own TTL took the resource of; None if there is none."""
+    parameters = {"project_id": project_id, "resource_name": resource_name, "resource_hash": resource_hash}
+    row = await (await connection.execute(_SQL["finished_twin"], parameters)).fetchone()
+    if row is None:
+        return None
+    await connection.execute(_SQL["bind_resource"], {"run_id": row["id"], "resource_uid": resource_uid})
+    await connection.execute(_SQL["want_projection"], {"run_ids": [row["id"]]})
+    return UUID(str(row["id"]))
+
+
+async def get_many(database: Database, run_ids: list[UUID]) -> list[dict[str, Any]]:
+    """Return full rows with version, pod and step counts, newest first."""
+    rows = await database.fetch(_SQL["get_run"], {"run_ids": run_ids})
+    return sorted(rows, key=lambda row: str(row["id"]), reverse=True)
+
+
+async def list_ids(
+    database: Database,
+    project_id: int,
+    *,
+    before: UUID | None = None,
+    state: str | None = None,
+    task: str | None = None,
+    name: str | None = None,
+    limit: int = 50,
+) -> list[UUID]:
+    """Return ids of a project's runs, newest first."""
+    parameters = {
+        "project_id": project_id,
+        "before": before,
+        "state": state,
+        "task": task,
+        "name": name,
+        "limit": limit,
+    }
+    return [row["id"] for row in await database.fetch(_SQL["list_runs"], parameters)]
+
+
+async def events(database: Database, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
+    """Return events of a run in order."""
+    return await database.fetch(_SQL["list_events"], {"run_id": run_id, "after": after, "limit": limit})
+
+
+async def project_by_uid(database: Database, uid: str) -> dict[str, Any] | None:
+    """Return id, namespace and credential hash of a project, or None."""
+    rows = await database.fetch(_SQL["project_by_uid"], {"uid": uid})
+    return rows[0] if rows else None
+
+
+async def set_credential_hash(database: Database, project_id: int, credential_hash: bytes) -> None:
+    """Record the hash of a namespace's runner credential."""
+    await database.fetch(
+        _SQL["set_credential_hash"], {"project_id": project_id, "credential_hash": credential_hash}
+    )
+
+
+def decode_snapshot(text: str) -> TaskSnapshot:
+    """Return the snapshot that ``task_version.spec`` keeps."""
+    return msgspec.json.decode(text, type=TaskSnapshot)
+
+
+def held_since(row: dict[str, Any]) -> datetime | None:
+    """Return since when a config problem holds the run of ``row``."""
+    value = row["held_since"]
+    return value if isinstance(value, datetime) else None
+
+
+def _version(row: dict[str, Any]) -> Version:
+    return Version(
+        id=row["id"], version=row["version"], pod_key=row["pod_key"], snapshot=decode_snapshot(row["spec"])
+    )

@@ -1,0 +1,11 @@
+-- name: put_blob
+INSERT INTO blob (run_id, sha256, size, data) VALUES (%(run_id)s, %(sha256)s, %(size)s, %(data)s) ON CONFLICT DO NOTHING;
+
+-- name: get_blob
+SELECT data FROM blob WHERE run_id = %(run_id)s AND sha256 = %(sha256)s;
+
+-- name: has_blob
+SELECT size FROM blob WHERE run_id = %(run_id)s AND sha256 = %(sha256)s;
+
+-- name: delete_blobs
+DELETE FROM blob WHERE run_id = %(run_id)s;

@@ -1,0 +1,81 @@
+-- name: backlog
+-- What each pod key has to do and what is already on its way to do it.
+SELECT k.key, k.project_id, p.namespace, p.uid AS project_uid, k.parts, k.failures, k.backoff_until, k.reason,
+       q.ready, q.next_at, q.task, coalesce(s.starting, 0) AS starting, ledger_now() AS now
+  FROM (SELECT pod_key, count(*) FILTER (WHERE available_at <= ledger_now()) AS ready,
+               min(available_at) FILTER (WHERE available_at > ledger_now()) AS next_at,
+               (SELECT task FROM run WHERE run.id = min(queue_entry.run_id::text)::uuid) AS task
+          FROM queue_entry GROUP BY pod_key) q
+  JOIN pod_key k ON k.key = q.pod_key JOIN project p ON p.id = k.project_id
+  LEFT JOIN LATERAL (SELECT count(*) AS starting FROM pod
+                      WHERE pod.pod_key = k.key AND pod.ended_at IS NULL AND pod.state IN ('Planned', 'Created')) s ON true
+ ORDER BY q.next_at NULLS FIRST;
+
+-- name: starting_pods
+SELECT count(*) AS n FROM pod WHERE ended_at IS NULL AND state IN ('Planned', 'Created');
+
+-- name: plan_pod
+-- Written before the POST: its name is the row's, so a second create answers 409 and not a twin.
+INSERT INTO pod (id, project_id, pod_key, name, namespace, state)
+VALUES (%(id)s, %(project_id)s, %(pod_key)s, %(name)s, %(namespace)s, 'Planned');
+
+-- name: planned_pods
+-- Rows whose POST may not have happened: the operator was stopped between the two.
+SELECT pod.id, pod.name, pod.namespace, pod.pod_key, k.parts, pod.created_at FROM pod JOIN pod_key k ON k.key = pod.pod_key
+ WHERE pod.state = 'Planned' AND pod.ended_at IS NULL AND pod.created_at < ledger_now() - %(age)s::interval ORDER BY pod.id LIMIT 100;
+
+-- name: pod_created
+UPDATE pod SET uid = %(uid)s, state = CASE WHEN state = 'Planned' THEN 'Created' ELSE state END
+ WHERE id = %(id)s AND (uid IS NULL OR uid = %(uid)s) RETURNING id;
+
+-- name: pod_by_uid
+SELECT id, project_id, pod_key, name, namespace, uid, state, claim_id, ended_at, reason FROM pod WHERE uid = %(uid)s;
+
+-- name: pod_by_name
+SELECT pod.id, pod.project_id, pod.pod_key, pod.name, pod.namespace, pod.uid, pod.state, pod.claim_id, pod.ended_at, pod.reason
+  FROM pod JOIN project p ON p.id = pod.project_id WHERE p.uid = %(project_uid)s AND pod.name = %(name)s;
+
+-- name: pod_ended
+UPDATE pod SET state = 'Ended', ended_at = coalesce(ended_at, ledger_now()), reason = %(reason)s, message = %(message)s,
+       node = coalesce(%(node)s, node), last_state = coalesce(%(last_state)s, last_state),
+       delete_at = ledger_now() + %(keep)s::interval
+ WHERE id = %(id)s AND ended_at IS NULL RETURNING claim_id, pod_key;
+
+-- name: pod_gone
+UPDATE pod SET deleted_at = ledger_now() WHERE id = %(id)s AND deleted_at IS NULL;
+
+-- name: pod_node
+UPDATE pod SET node = %(node)s WHERE id = %(id)s AND node IS DISTINCT FROM %(node)s;
+
+-- name: pods_to_delete
+SELECT id, name, namespace, uid FROM pod WHERE deleted_at IS NULL AND delete_at <= ledger_now() ORDER BY delete_at LIMIT 100;
+
+-- name: delete_pod_soon
+UPDATE pod SET delete_at = ledger_now() WHERE id = %(id)s;
+
+-- name: idle_starting_pods
+-- Pods on their way although nothing waits for them any more, such as those whose image cannot be pulled.
+SELECT pod.id, pod.name, pod.namespace, pod.uid FROM pod
+ WHERE pod.ended_at IS NULL AND pod.state = 'Created' AND pod.created_at < ledger_now() - %(age)s::interval
+   AND NOT EXISTS (SELECT 1 FROM queue_entry q WHERE q.pod_key = pod.pod_key) LIMIT 100;
+
+-- name: pods_believed_alive
+SELECT id, name, namespace, uid, state, created_at FROM pod
+ WHERE deleted_at IS NULL AND uid IS NOT NULL AND created_at < ledger_now() - %(age)s::interval ORDER BY id;
+
+-- name: pod_key_failed
+UPDATE pod_key SET failures = failures + 1, backoff_until = ledger_now() + %(backoff)s::interval, reason = %(reason)s, message = %(message)s
+ WHERE key = %(key)s RETURNING failures;
+
+-- name: pod_key_problem
+UPDATE pod_key SET reason = %(reason)s, message = %(message)s
+ WHERE key = %(key)s AND (reason, message) IS DISTINCT FROM (%(reason)s, %(message)s) RETURNING key;
+
+-- name: queued_runs_of_key
+SELECT run_id FROM queue_entry WHERE pod_key = %(key)s AND available_at <= ledger_now() LIMIT 1000;
+
+-- name: open_attempts_of_pod
+SELECT id FROM attempt WHERE pod_id = %(pod_id)s AND closed_at IS NULL ORDER BY id;
+
+-- name: failures_of_key
+SELECT failures FROM pod_key WHERE key = %(key)s;

@@ -1,0 +1,150 @@
+-- name: ensure_project
+INSERT INTO project (uid, namespace) VALUES (%(uid)s, %(namespace)s)
+ON CONFLICT (uid) DO UPDATE SET namespace = excluded.namespace RETURNING id;
+
+-- name: ensure_pod_key
+INSERT INTO pod_key (key, project_id, parts) VALUES (%(key)s, %(project_id)s, %(parts)s) ON CONFLICT (key) DO NOTHING;
+
+-- name: find_version
+SELECT id, version, pod_key, spec FROM task_version
+ WHERE project_id = %(project_id)s AND task = %(task)s AND spec_hash = %(spec_hash)s;
+
+-- name: add_version
+-- Numbered under the project's row lock (taken by the caller), so two imports never take the same number.
+INSERT INTO task_version (project_id, task, version, spec_hash, spec, pod_key)
+SELECT %(project_id)s, %(task)s, coalesce(max(version), 0) + 1, %(spec_hash)s, %(spec)s, %(pod_key)s
+  FROM task_version WHERE project_id = %(project_id)s AND task = %(task)s
+ON CONFLICT (project_id, task, spec_hash) DO NOTHING
+RETURNING id, version, pod_key, spec;
+
+-- name: version_by_number
+SELECT id, version, pod_key, spec FROM task_version
+ WHERE project_id = %(project_id)s AND task = %(task)s AND version = %(version)s;
+
+-- name: lock_project
+SELECT 1 FROM project WHERE id = %(project_id)s FOR UPDATE;
+
+-- name: insert_run
+-- No row: a run with this resource UID exists already.
+INSERT INTO run (id, project_id, task, task_version_id, wanted_version, state, reason, message, payload, payload_sha256,
+                 payload_size, tags, traceparent, held_since, resource_uid, resource_name, resource_hash)
+VALUES (%(id)s, %(project_id)s, %(task)s, %(task_version_id)s, %(wanted_version)s, 'Queued', %(reason)s, %(message)s,
+        %(payload)s, %(payload_sha256)s, %(payload_size)s, %(tags)s, %(traceparent)s,
+        CASE WHEN %(task_version_id)s::bigint IS NULL THEN ledger_now() END,
+        %(resource_uid)s, %(resource_name)s, %(resource_hash)s)
+ON CONFLICT DO NOTHING RETURNING id;
+
+-- name: enqueue
+INSERT INTO queue_entry (run_id, pod_key, rank, available_at)
+SELECT run.id, v.pod_key, run.created_at, run.available_at
+  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s;
+
+-- name: dequeue
+DELETE FROM queue_entry WHERE run_id = %(run_id)s;
+
+-- name: lock_run
+SELECT run.id, run.project_id, run.task, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
+       run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key
+  FROM run LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;
+
+-- name: change_run
+-- Compare-and-set on the revision. No row: somebody else changed the run since it was read.
+UPDATE run SET state = %(state)s, reason = %(reason)s, message = %(message)s, revision = revision + 1,
+       user_failures = user_failures + %(user_failures)s, infra_failures = infra_failures + %(infra_failures)s,
+       running_ms = running_ms + %(running_ms)s,
+       error = coalesce(%(error)s, error),
+       result = %(result)s, result_sha256 = %(result_sha256)s, result_size = %(result_size)s,
+       available_at = CASE WHEN %(delay)s::interval IS NULL THEN available_at ELSE ledger_now() + %(delay)s::interval END,
+       held_since = NULL,
+       finished_at = CASE WHEN %(final)s THEN ledger_now() END
+ WHERE id = %(run_id)s AND revision = %(revision)s
+RETURNING revision;
+
+-- name: bind_version
+-- The Task has appeared: the run joins its queue.
+UPDATE run SET task_version_id = %(task_version_id)s, reason = NULL, message = NULL, held_since = NULL,
+       available_at = ledger_now(), revision = revision + 1
+ WHERE id = %(run_id)s AND task_version_id IS NULL AND state = 'Queued' RETURNING revision;
+
+-- name: waiting_for_task
+SELECT run.id, run.wanted_version, run.payload FROM run
+ WHERE project_id = %(project_id)s AND task = %(task)s AND task_version_id IS NULL AND held_since IS NOT NULL
+ ORDER BY id LIMIT 500;
+
+-- name: missing_tasks
+SELECT DISTINCT p.uid, p.namespace, run.task FROM run JOIN project p ON p.id = run.project_id
+ WHERE held_since IS NOT NULL AND task_version_id IS NULL LIMIT 200;
+
+-- name: set_reason
+-- Why a queued run does not start. Written only when it differs, so a loop that looks every second writes nothing.
+UPDATE run SET reason = %(reason)s, message = %(message)s, revision = revision + 1,
+       held_since = CASE WHEN %(reason)s::text IS NULL THEN NULL ELSE coalesce(held_since, ledger_now()) END
+ WHERE id = ANY(%(run_ids)s) AND state = 'Queued'
+   AND (reason, message) IS DISTINCT FROM (%(reason)s, %(message)s)
+RETURNING id, revision, resource_uid;
+
+-- name: held_runs
+SELECT run.id, run.task, run.reason, run.message, run.held_since, v.spec, ledger_now() - run.held_since AS held_for
+  FROM run LEFT JOIN task_version v ON v.id = run.task_version_id
+ WHERE run.held_since IS NOT NULL AND run.state = 'Queued' ORDER BY run.held_since LIMIT 500;
+
+-- name: add_event
+INSERT INTO event (run_id, n, type, attempt, reason, message)
+VALUES (%(run_id)s, %(n)s, %(type)s, %(attempt)s, %(reason)s, %(message)s);
+
+-- name: want_projection
+INSERT INTO projection_entry (run_id, revision)
+SELECT id, revision FROM run WHERE id = ANY(%(run_ids)s) AND resource_uid IS NOT NULL
+ON CONFLICT (run_id) DO UPDATE SET revision = excluded.revision;
+
+-- name: note_progress
+-- Steps do not change the run's row; this makes their counts visible, at most once a second for a run.
+UPDATE run SET revision = revision + 1
+ WHERE id = %(run_id)s AND state IN ('Running', 'Cancelling') AND resource_uid IS NOT NULL RETURNING id;
+
+-- name: run_by_resource
+SELECT run.id, run.state, run.resource_hash FROM run WHERE resource_uid = %(resource_uid)s;
+
+-- name: run_known
+SELECT 1 FROM run WHERE id = %(run_id)s;
+
+-- name: finished_twin
+-- A finished run of a resource with this name and spec that our own TTL removed.
+SELECT id FROM run WHERE project_id = %(project_id)s AND resource_name = %(resource_name)s
+   AND resource_hash = %(resource_hash)s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1;
+
+-- name: bind_resource
+UPDATE run SET resource_uid = %(resource_uid)s, revision = revision + 1 WHERE id = %(run_id)s RETURNING id;
+
+-- name: get_run
+SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
+       coalesce(s.succeeded, 0) AS steps_succeeded, coalesce(s.failed, 0) AS steps_failed,
+       coalesce(s.running, 0) AS steps_running, s.current_step
+  FROM run JOIN project p ON p.id = run.project_id
+  LEFT JOIN task_version v ON v.id = run.task_version_id
+  LEFT JOIN LATERAL (SELECT pod.name AS pod_name FROM attempt JOIN pod ON pod.id = attempt.pod_id
+                      WHERE attempt.run_id = run.id ORDER BY attempt.number DESC LIMIT 1) a ON true
+  LEFT JOIN LATERAL (SELECT count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
+                            count(*) FILTER (WHERE state = 'failed') AS failed,
+                            count(*) FILTER (WHERE state = 'running') AS running,
+                            max(name) FILTER (WHERE state = 'running') AS current_step
+                       FROM step WHERE step.run_id = run.id) s ON true
+ WHERE run.id = ANY(%(run_ids)s);
+
+-- name: list_runs
+-- Ids only: get_run fetches the page. Newest first; ids are ordered by time.
+SELECT run.id FROM run
+ WHERE run.project_id = %(project_id)s AND (%(before)s::uuid IS NULL OR run.id < %(before)s)
+   AND (%(state)s::text IS NULL OR run.state = %(state)s) AND (%(task)s::text IS NULL OR run.task = %(task)s)
+   AND (%(name)s::text IS NULL OR run.resource_name = %(name)s)
+ ORDER BY run.id DESC LIMIT %(limit)s;
+
+-- name: list_events
+SELECT n, at, type, attempt, reason, message FROM event
+ WHERE run_id = %(run_id)s AND n > %(after)s ORDER BY n LIMIT %(limit)s;
+
+-- name: project_by_uid
+SELECT id, uid, namespace, credential_hash FROM project WHERE uid = %(uid)s;
+
+-- name: set_credential_hash
+UPDATE project SET credential_hash = %(credential_hash)s WHERE id = %(project_id)s;

@@ -1,0 +1,284 @@
+"""The wire format between runners and the API (``/runtime/v1``): JSON over HTTP/1.1 keep-alive.
+
+Both sides import this module, so a field has one meaning in one place. Every struct ignores fields that it does not
+know: a runner of one release talks to an API of the next. JSON values of users travel as :class:`msgspec.Raw`, which
+is never decoded between the user's process and the ledger.
+
+Who calls what, with which credential:
+
+==========================  =======================================================  ==============================
+route                       purpose                                                  ``Authorization: Bearer``
+==========================  =======================================================  ==============================
+POST /runtime/v1/claim      take runs of the pod's key (long poll)                   the pod's credential
+POST /runtime/v1/heartbeat  keep leases, learn of cancellation                       none; tokens are in the body
+POST /runtime/v1/steps      save finished and running steps                          the attempt's token
+GET  /runtime/v1/steps      finished steps after a cursor                            the attempt's token
+POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
+POST /runtime/v1/fail       the attempt has failed                                   the attempt's token
+POST /runtime/v1/release    hand the run back without using an attempt               the attempt's token
+POST /runtime/v1/logs       numbered log lines                                       the attempt's token
+PUT  /runtime/v1/blobs/..   upload a value by its SHA-256                            the attempt's token
+GET  /runtime/v1/blobs/..   download a value by its SHA-256                          the attempt's token
+==========================  =======================================================  ==============================
+
+An attempt's token is ``<attempt id>.<secret>``: the id finds the row, the hash of the secret stands in it.
+Errors are :class:`ErrorBody` with the HTTP status. What a runner does with each is in :data:`AttemptClosed`.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+PREFIX: Final = "/runtime/v1"
+
+INLINE_LIMIT: Final = 64 * 1024
+"""Bytes of JSON up to which a payload, result or step value is kept in its row; larger values become blobs."""
+
+BLOB_LIMIT: Final = 100 * 1024 * 1024
+"""Bytes of the largest value, where an object store is configured."""
+
+BLOB_LIMIT_WITHOUT_STORE: Final = 8 * 1024 * 1024
+"""Bytes of the largest value where blobs are rows of the ledger."""
+
+BODY_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes of the largest request body, blobs excepted. Checked before parsing."""
+
+STEPS_IN_CLAIM_LIMIT: Final = 1024 * 1024
+"""Bytes of finished steps that ride along with a claim; the rest is paged."""
+
+MAX_LOG_LINE: Final = 16 * 1024
+"""Characters of one log line; the rest is cut with a marker."""
+
+AttemptClosed: Final = "AttemptClosed"
+"""Error code (HTTP 409): the attempt is no longer open. The runner stops the child and exits with 3."""
+
+PodUnknown: Final = "PodUnknown"
+"""Error code (HTTP 404): the operator has not recorded this pod's UID yet. The runner asks again shortly."""
+
+LogStream = Literal["stdout", "stderr", "system"]
+StepState = Literal["running", "succeeded", "failed"]
+FailureClass = Literal["user", "permanent", "timeout", "infra"]
+
+
+class Message(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True):
+    """Base of every struct on the wire: camelCase names, defaults left out."""
+
+
+class ErrorBody(Message):
+    """What every refused request answers, here and in the public API."""
+
+    code: str
+    """Stable PascalCase code, for programs."""
+    message: str
+    """What is wrong, where, and what to do next, for people."""
+    field: str | None = None
+    """Path of the offending field, such as ``spec.payload.orderId``."""
+    hint: str | None = None
+
+
+class BlobRef(Message):
+    """A value kept outside its row. Its key is project/run/sha256, so it never outlives or leaves its run."""
+
+    sha256: str
+    """Lower-case hexadecimal digest of the JSON text."""
+    size: int
+    """Bytes of the JSON text."""
+
+
+class Failure(Message):
+    """Why a step or an attempt did not succeed."""
+
+    type: str
+    """Name of the exception's class, or a reason such as ``OutOfMemory``."""
+    message: str
+    failure_class: FailureClass = msgspec.field(default="user", name="class")
+    traceback: str | None = None
+    """Formatted traceback with the frames of Windlass itself removed; at most 32 KiB."""
+    reason: str | None = None
+    """A reason of the Run's status (``EntrypointImportFailed``, ``ResultNotSerializable`` …); ``type`` if absent."""
+    step: str | None = None
+    """Key of the step in which it happened."""
+
+
+class Step(Message):
+    """One step of a run, as the runner saves it and as the API returns it."""
+
+    key: str
+    """Path of the branch, name and count within the branch: ``charge``, ``charge#2``, ``0.1/fetch``."""
+    name: str
+    args_hash: str
+    """Hash of the arguments; a replay that finds another hash diverges and never gets the saved value."""
+    state: StepState
+    result: msgspec.Raw | None = None
+    """JSON of the returned value; absent when it is a blob or the step has not succeeded."""
+    result_ref: BlobRef | None = None
+    error: Failure | None = None
+    age_ms: float = 0.0
+    """Milliseconds between the step's start and the moment this message was sent (durations, not clocks: only the
+    database's clock decides)."""
+    duration_ms: float | None = None
+    """Milliseconds the body ran; absent while it runs."""
+
+
+class ClaimRequest(Message):
+    """Ask for work. A repeat with the same claim id returns the same attempts."""
+
+    claim_id: str
+    """Random, chosen by the runner for one claim."""
+    pod_name: str
+    pod_uid: str
+    slots: int = 1
+    """Most attempts to return."""
+    wait_ms: int = 10_000
+    """How long the API may hold the request when there is nothing to do."""
+    runner_version: str = ""
+    credential: Literal["secret", "token"] = "secret"
+    """Which kind of credential the ``Authorization`` header carries."""
+
+
+class ClaimedAttempt(Message):
+    """All that a runner needs in order to run one attempt."""
+
+    attempt_id: str
+    token: str
+    """The only credential that the child gets; valid for this attempt until it is closed."""
+    run_id: str
+    number: int
+    """Attempts so far, this one included."""
+    max_attempts: int
+    task: str
+    namespace: str
+    entrypoint: str
+    """``module:function``."""
+    lease_ms: int
+    """The first lease; a heartbeat extends it by the normal one."""
+    heartbeat_ms: int
+    source: str | None = None
+    """Text of the module, when the Task carries it inline."""
+    payload: msgspec.Raw | None = None
+    payload_ref: BlobRef | None = None
+    steps: list[Step] = []
+    """Finished steps, oldest first, up to :data:`STEPS_IN_CLAIM_LIMIT`."""
+    next_steps: str | None = None
+    """Cursor for ``GET /runtime/v1/steps?after=`` when there are more."""
+    attempt_timeout_ms: int | None = None
+    """Running time this attempt may use; reaching it fails the attempt with class ``timeout`` and it is retried."""
+    timeout_ms: int | None = None
+    """Running time that is left over all attempts; reaching it ends the run as TimedOut."""
+    grace_ms: int = 10_000
+    """How long a cancelled or timed-out child may clean up before it is killed."""
+    traceparent: str | None = None
+    run_name: str | None = None
+    """Name of the Run resource, if there is one."""
+    tags: list[str] = []
+
+
+class ClaimResponse(Message):
+    """Answer to a claim; an empty list means that nothing came within the wait."""
+
+    attempts: list[ClaimedAttempt] = []
+
+
+class Beat(Message):
+    """One slot's sign of life."""
+
+    token: str
+    memory_bytes: int | None = None
+    """Resident memory of the child's process group; explains a later OOM."""
+
+
+class HeartbeatRequest(Message):
+    """Signs of life of all slots of one runner, in one call."""
+
+    beats: list[Beat]
+
+
+class BeatAnswer(Message):
+    """What the ledger says of one attempt, in the order of the request."""
+
+    open: bool
+    """False: another attempt may be running. Stop the child at once and write nothing more."""
+    lease_ms: int = 0
+    cancel: bool = False
+    """Somebody cancelled the run: let the child clean up for the grace period, then end it."""
+
+
+class HeartbeatResponse(Message):
+    """Answers, in the order of the request."""
+
+    answers: list[BeatAnswer]
+
+
+class SaveStepsRequest(Message):
+    """Steps to save. All of them are durable when the answer arrives."""
+
+    steps: list[Step]
+
+
+class SaveStepsResponse(Message):
+    """Nothing: the saved steps are durable."""
+
+
+class StepsPage(Message):
+    """A page of finished steps."""
+
+    steps: list[Step]
+    next_steps: str | None = None
+
+
+class CompleteRequest(Message):
+    """The run has succeeded. Exactly one of the two fields is set."""
+
+    result: msgspec.Raw | None = None
+    result_ref: BlobRef | None = None
+
+
+class FailRequest(Message):
+    """The attempt has failed; the ledger decides whether it is retried."""
+
+    failure: Failure
+    retry_after_ms: int | None = None
+    """The user's ``RetryAt``: wait this long instead of the backoff."""
+    timed_out: Literal["run", "attempt"] | None = None
+    """Which timeout ended it, if one did."""
+    cancelled: bool = False
+    """The child ended because of a cancellation that a heartbeat announced."""
+
+
+class ReleaseRequest(Message):
+    """The runner must stop (SIGTERM) and hands the run back; no attempt and no budget is used."""
+
+    reason: str = "PodTerminated"
+
+
+class Outcome(Message):
+    """What closing an attempt led to. A repeat of the same call returns the same answer."""
+
+    state: str
+    """State of the run afterwards."""
+    retry_in_ms: int | None = None
+
+
+class LogLine(Message):
+    """One line of output."""
+
+    seq: int
+    """Numbered by the runner from 1 without gaps, over all streams of the attempt."""
+    stream: LogStream
+    text: str
+    age_ms: float = 0.0
+    """Milliseconds between the line and the moment this message was sent."""
+    step: str | None = None
+
+
+class LogsRequest(Message):
+    """Lines in order. Lines that the ledger has are ignored, so a repeat is harmless."""
+
+    lines: list[LogLine]
+
+
+class BlobStored(Message):
+    """Answer to an upload."""
+
+    sha256: str
+    size: int

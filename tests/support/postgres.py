@@ -1,0 +1,143 @@
+"""A real PostgreSQL for tests: one server for a test session, one database for each test module.
+
+The server binaries come from the system; ``make setup`` checks for them. The data folder lies in memory where the
+machine offers that, since these tests are about rules and races and not about disks.
+"""
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+_CANDIDATES: Final = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
+
+
+class PostgresMissingError(RuntimeError):
+    """The machine has no PostgreSQL server binaries."""
+
+
+def binaries() -> Path:
+    """Return the folder with ``initdb`` and ``postgres``.
+
+    Raises:
+        PostgresMissingError: There is none; the text says what to install.
+    """
+    found = shutil.which("postgres")
+    if found:
+        return Path(found).parent
+    if not _CANDIDATES:
+        raise PostgresMissingError("No PostgreSQL server found. On Debian: apt-get install postgresql")
+    return _CANDIDATES[0]
+
+
+class PostgresServer:
+    """One server process on a free port of the loopback interface."""
+
+    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.fsync = fsync
+        # initdb and postgres refuse to run as root; every Debian with a server has this user.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def uri(self, database: str = "postgres") -> str:
+        """Return the libpq URI of a database of this server."""
+        return f"postgresql://windlass@127.0.0.1:{self.port}/{database}"
+
+    def init(self) -> None:
+        """Create the data folder."""
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        data = str(self.folder / "data")
+        self._run([str(binaries() / "initdb"), "-D", data, "-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"])
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        options = ["-c", f"port={self.port}", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+        options += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_wal_size=2GB"]
+        if not self.fsync:
+            options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(binaries() / "postgres"), "-D", str(self.folder / "data"), *options],
+                stdout=log,
+                stderr=log,
+                **self._as_user(),
+            )
+        self._wait()
+
+    def stop(self, *, immediate: bool = False) -> None:
+        """End the server: fast shutdown, or as a crash would."""
+        if self._process is None:
+            return
+        self._process.send_signal(3 if immediate else 2)
+        self._process.wait(30)
+        self._process = None
+
+    def create_database(self) -> str:
+        """Create an empty database and return its URI."""
+        name = f"test_{secrets.token_hex(6)}"
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]  # our own name, no input
+        return self.uri(name)
+
+    def _as_user(self) -> dict[str, object]:
+        if not self._user:
+            return {}
+        entry = pwd.getpwnam(self._user)
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": str(self.folder)}
+
+    def _run(self, command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, check=False, **self._as_user())  # type: ignore[call-overload]  # user and group as keywords
+        if done.returncode != 0:
+            raise RuntimeError(f"{command[0]} failed: {done.stderr.decode()[-2000:]}")
+
+    def _wait(self) -> None:
+        import time
+
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.uri(), connect_timeout=2).close()
+                return
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextlib.contextmanager
+def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
+    """Run a server for the duration of the block."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) and not fsync else None
+    folder = Path(tempfile.mkdtemp(prefix="windlass-pg-", dir=base))
+    folder.chmod(0o755)
+    server = PostgresServer(folder, fsync=fsync)
+    try:
+        server.init()
+        server.start()
+        yield server
+    finally:
+        server.stop(immediate=True)
+        shutil.rmtree(folder, ignore_errors=True)
