@@ -37,7 +37,7 @@ class S3Config:
     region: str = "us-east-1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Config:
     """Everything that an installation can set.
 

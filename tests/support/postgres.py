@@ -65,7 +65,9 @@ class PostgresServer:
         if self._user:
             shutil.chown(self.folder, self._user)
         data = str(self.folder / "data")
-        self._run([str(binaries() / "initdb"), "-D", data, "-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"])
+        self._run(
+            [str(binaries() / "initdb"), "-D", data, "-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        )
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

@@ -98,3 +98,15 @@ class PayloadTooLargeError(WindlassError):
     """A body or value over its limit."""
 
     code, http_status = "PayloadTooLarge", 413
+
+
+class PodUnknownError(WindlassError):
+    """A pod asks for work whose UID the operator has not recorded (yet)."""
+
+    code, http_status, retryable = "PodUnknown", 404, True
+
+
+class TaskInvalidError(WindlassError):
+    """A Task that cannot be run as it is written."""
+
+    code, http_status = "TaskInvalid", 422

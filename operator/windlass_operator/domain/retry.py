@@ -96,27 +96,30 @@ def after_failure(
     draw = random.random() if draw is None else draw  # noqa: S311 - jitter, not a secret
     user = 1 if failure_class in ("user", "timeout", "permanent") else 0
     infra = 1 if failure_class == "infra" else 0
-    counts = {"user_failures": user, "infra_failures": infra}
+
+    def decide(event: RunEvent, why: str, delay: timedelta | None = None) -> Decision:
+        return Decision(event, why, delay, user_failures=user, infra_failures=infra)
+
     if tally.cancelling:  # first: a person said stop, no budget overrides that
-        return Decision(RunEvent.CONFIRM_CANCEL, "Cancelled", **counts)
+        return decide(RunEvent.CONFIRM_CANCEL, "Cancelled")
     spent = tally.running_time_left is not None and tally.running_time_left <= timedelta(0)
     if run_timed_out or spent:
-        return Decision(RunEvent.TIME_OUT, "TimedOut", **counts)
+        return decide(RunEvent.TIME_OUT, "TimedOut")
     if failure_class in ("permanent", "config"):
-        return Decision(RunEvent.FAIL, reason, **counts)
+        return decide(RunEvent.FAIL, reason)
     if infra:
         failures = tally.infra_failures + 1
         if failures > INFRA_BUDGET:
-            return Decision(RunEvent.FAIL, "AttemptsExhausted", **counts)
+            return decide(RunEvent.FAIL, "AttemptsExhausted")
         # The first loss costs no delay: the pod is gone, another one can start at once.
         infra_policy = RetryPolicy(min_delay=_INFRA_DELAY, max_delay=_INFRA_DELAY_MAX)
         delay = timedelta(0) if failures == 1 else backoff(infra_policy, failures - 1, draw)
-        return Decision(RunEvent.RETRY, "RetryScheduled", delay=delay, **counts)
+        return decide(RunEvent.RETRY, "RetryScheduled", delay)
     failures = tally.user_failures + 1
     if failures >= policy.max_attempts:
-        return Decision(RunEvent.FAIL, "AttemptsExhausted", **counts)
+        return decide(RunEvent.FAIL, "AttemptsExhausted")
     delay = retry_after if retry_after is not None else backoff(policy, failures, draw)
-    return Decision(RunEvent.RETRY, "RetryScheduled", delay=delay, **counts)
+    return decide(RunEvent.RETRY, "RetryScheduled", delay)
 
 
 def after_release(tally: Tally) -> Decision:

@@ -56,7 +56,7 @@ class KubeConflictError(KubeError):
 
 
 class KubeNotFoundError(KubeError):
-    """The collection or the namespace is not there: the resource definitions are missing, or the namespace went away."""
+    """The collection or the namespace is not there: the resource definitions are missing, or the namespace is gone."""
 
     code, http_status = "KubernetesNotFound", 404
 
@@ -128,6 +128,21 @@ def expired_continue(body: bytes) -> str | None:
     metadata = _status_object(body).get("metadata")
     token = metadata.get("continue") if isinstance(metadata, dict) else None
     return token if isinstance(token, str) and token else None
+
+
+def is_absence(body: bytes) -> bool:
+    """Return whether a 404 says that the object is not there.
+
+    The answer of a path that the server does not know (the resource definition is not installed) or of a proxy is a 404
+    too, and must never be read as "the Run was deleted".
+    """
+    answer = _status_object(body)
+    return answer.get("kind") == "Status" and answer.get("reason") == "NotFound" and _names_an_object(answer)
+
+
+def _names_an_object(answer: Mapping[str, Any]) -> bool:
+    details = answer.get("details")
+    return isinstance(details, dict) and bool(details.get("name"))
 
 
 def _policy(answer: Mapping[str, Any], said: str) -> Policy:

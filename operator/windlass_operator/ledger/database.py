@@ -92,9 +92,7 @@ class Database:
         try:
             async with self._pool.connection() as connection:
                 if self._now is not None:
-                    await connection.execute(
-                        "SELECT set_config('windlass.now', %s, false)", (self._now().isoformat(),)
-                    )
+                    await connection.execute("SELECT set_config('windlass.now', %s, false)", (self._now().isoformat(),))
                 yield connection
         except Exception as error:
             if is_transient(error):

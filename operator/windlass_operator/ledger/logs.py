@@ -32,9 +32,7 @@ async def save(database: Database, attempt_id: UUID, token_hash: bytes, lines: l
     return await database.transaction(work)
 
 
-async def list_of_run(
-    database: Database, run_id: UUID, *, after: tuple[int, int], limit: int
-) -> list[dict[str, Any]]:
+async def list_of_run(database: Database, run_id: UUID, *, after: tuple[int, int], limit: int) -> list[dict[str, Any]]:
     """Return lines of all attempts in order, after (attempt, seq)."""
     parameters = {"run_id": run_id, "attempt": after[0], "seq": after[1], "limit": limit}
     return await database.fetch(_SQL["list_logs"], parameters)

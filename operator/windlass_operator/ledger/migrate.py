@@ -5,6 +5,7 @@ Run as an init container of every control-plane pod. Each pod waits for the othe
 
 import time
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -28,7 +29,13 @@ def _backend(uri: str) -> Any:
     if scheme not in ("postgres", "postgresql"):
         raise WindlassError(f"The ledger's URI starts with {scheme!r}; it must be postgresql://…")
     separator = "&" if "?" in rest else "?"
-    return get_backend(f"postgresql+psycopg://{rest}{separator}schema={SCHEMA}")
+    connect: Any = get_backend  # yoyo carries no annotations
+    return connect(f"postgresql+psycopg://{rest}{separator}schema={SCHEMA}")
+
+
+def _migrations(folder: Path) -> Any:
+    read: Any = read_migrations
+    return read(str(folder))
 
 
 def migrate(uri: str, *, wait: float = 0) -> list[str]:
@@ -47,7 +54,7 @@ def migrate(uri: str, *, wait: float = 0) -> list[str]:
     """
     _create_schema(uri, deadline=time.monotonic() + wait)
     with as_file(files(__package__) / "migrations") as folder:
-        known = read_migrations(str(folder))
+        known = _migrations(folder)
         backend = _backend(uri)
         try:
             with backend.lock(timeout=300):
@@ -71,7 +78,7 @@ def pending_migrations(uri: str) -> list[str]:
     with as_file(files(__package__) / "migrations") as folder:
         backend = _backend(uri)
         try:
-            return [m.id for m in backend.to_apply(read_migrations(str(folder)))]
+            return [m.id for m in backend.to_apply(_migrations(folder))]
         finally:
             backend.connection.close()
 

@@ -3,7 +3,7 @@
 import re
 from functools import cache
 from importlib.resources import files
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -14,12 +14,12 @@ def load(module: str) -> dict[str, LiteralString]:
 
     Comments are removed before a statement is sent: they are for readers, not for the parser on the other side.
     """
-    text = (files(__package__) / "sql" / f"{module}.sql").read_text()
+    # The files are part of this package, as constant as a literal in the code.
+    text: LiteralString = (files(__package__) / "sql" / f"{module}.sql").read_text()  # type: ignore[assignment]  # see above
     parts = _NAME.split(text)[1:]
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         lines = [line.split("  -- ")[0].rstrip() for line in body.splitlines()]
         kept = " ".join(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("--"))
-        # The files are part of this package, as constant as a literal in the code.
-        statements[name] = cast("LiteralString", kept.rstrip(";"))
+        statements[name] = kept.rstrip(";")
     return statements

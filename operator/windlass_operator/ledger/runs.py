@@ -1,7 +1,7 @@
 """Runs, their versions and events. Each function is one or a few statements on the caller's transaction."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import msgspec
 from windlass_operator.domain.pod_key import pod_key
 from windlass_operator.domain.run_state import RunEvent, RunState, transition
 from windlass_operator.domain.ids import content_hash
-from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.domain.task_snapshot import DEFAULT_START_TIMEOUT, TaskSnapshot
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
@@ -257,7 +257,9 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
     return True
 
 
-async def set_reason(connection: Connection, run_ids: list[UUID], reason: str | None, message: str | None) -> list[UUID]:
+async def set_reason(
+    connection: Connection, run_ids: list[UUID], reason: str | None, message: str | None
+) -> list[UUID]:
     """Say why queued runs do not start (None: nothing holds them). Returns those for which that is news."""
     parameters = {"run_ids": run_ids, "reason": reason, "message": message}
     rows = await (await connection.execute(_SQL["set_reason"], parameters)).fetchall()
@@ -359,9 +361,7 @@ async def project_by_uid(database: Database, uid: str) -> dict[str, Any] | None:
 
 async def set_credential_hash(database: Database, project_id: int, credential_hash: bytes) -> None:
     """Record the hash of a namespace's runner credential."""
-    await database.fetch(
-        _SQL["set_credential_hash"], {"project_id": project_id, "credential_hash": credential_hash}
-    )
+    await database.fetch(_SQL["set_credential_hash"], {"project_id": project_id, "credential_hash": credential_hash})
 
 
 def decode_snapshot(text: str) -> TaskSnapshot:
@@ -369,13 +369,10 @@ def decode_snapshot(text: str) -> TaskSnapshot:
     return msgspec.json.decode(text, type=TaskSnapshot)
 
 
-def held_since(row: dict[str, Any]) -> datetime | None:
-    """Return since when a config problem holds the run of ``row``."""
-    value = row["held_since"]
-    return value if isinstance(value, datetime) else None
+def start_timeout(row: dict[str, Any]) -> timedelta:
+    """Return how long a config problem may hold the run of ``row``: its Task's, or the default for a missing Task."""
+    return DEFAULT_START_TIMEOUT if row["spec"] is None else decode_snapshot(row["spec"]).start_timeout
 
 
 def _version(row: dict[str, Any]) -> Version:
-    return Version(
-        id=row["id"], version=row["version"], pod_key=row["pod_key"], snapshot=decode_snapshot(row["spec"])
-    )
+    return Version(id=row["id"], version=row["version"], pod_key=row["pod_key"], snapshot=decode_snapshot(row["spec"]))

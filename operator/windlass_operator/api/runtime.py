@@ -1,0 +1,199 @@
+"""The runtime protocol's routes: plain Starlette and msgspec, because a step must not pay for a framework.
+
+The namespace is never taken from a body: it is that of the attempt's token or of the pod's credential.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from windlass import protocol
+from windlass_operator.api.errors import error_response
+from windlass_operator.domain.errors import (
+    InvalidRequestError,
+    PayloadTooLargeError,
+    UnauthorizedError,
+    WindlassError,
+)
+from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.steps import StepService
+
+M = TypeVar("M")
+Handler = Callable[[Request], Awaitable[Response]]
+_LONGEST_WAIT = 30.0
+_LOOK_AGAIN = 1.0
+
+
+class WorkSignal(Protocol):
+    """Wakes those who wait for something to claim."""
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there may be work, or after ``seconds``."""
+        ...
+
+
+class Vouch(Protocol):
+    """Asks Kubernetes whose token this is."""
+
+    async def pod_of(self, token: str) -> tuple[str, str]:
+        """Return the name and UID of the pod that a projected token is bound to.
+
+        Raises:
+            UnauthorizedError: Nobody vouches for it.
+        """
+        ...
+
+
+class RuntimeRoutes:
+    """The routes of ``/runtime/v1``."""
+
+    def __init__(
+        self, attempts: AttemptService, steps: StepService, blobs: BlobService, work: WorkSignal, vouch: Vouch
+    ) -> None:
+        self._attempts = attempts
+        self._steps = steps
+        self._blobs = blobs
+        self._work = work
+        self._vouch = vouch
+
+    def routes(self) -> list[Route]:
+        """Return the routes, each with the translation of errors around it."""
+        table: list[tuple[str, str, Handler]] = [
+            ("POST", "/claim", self.claim),
+            ("POST", "/heartbeat", self.heartbeat),
+            ("POST", "/steps", self.save_steps),
+            ("GET", "/steps", self.load_steps),
+            ("POST", "/complete", self.complete),
+            ("POST", "/fail", self.fail),
+            ("POST", "/release", self.release),
+            ("POST", "/logs", self.logs),
+            ("PUT", "/blobs/{sha256}", self.put_blob),
+            ("GET", "/blobs/{sha256}", self.get_blob),
+        ]
+        return [Route(protocol.PREFIX + path, _guarded(handler), methods=[method]) for method, path, handler in table]
+
+    async def claim(self, request: Request) -> Response:
+        """Long poll: answered when there is work, or empty after the wait."""
+        body = await _body(request, protocol.ClaimRequest)
+        credential = _bearer(request)
+        if body.credential == "token":
+            name, uid = await self._vouch.pod_of(credential)
+            if (name, uid) != (body.pod_name, body.pod_uid):
+                raise UnauthorizedError("The token is bound to another pod.")
+            pod = PodIdentity(body.pod_uid, body.pod_name, vouched=True)
+        else:
+            pod = PodIdentity(body.pod_uid, body.pod_name, secret=credential)
+        until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
+        while True:
+            taken = await self._attempts.claim(pod, body.claim_id[:100], max(1, min(body.slots, 64)))
+            left = until - time.monotonic()
+            if taken or left <= 0:
+                return _json(protocol.ClaimResponse(attempts=taken))
+            await self._work.wait(min(left, _LOOK_AGAIN))
+            if await request.is_disconnected():
+                return Response(status_code=499)
+
+    async def heartbeat(self, request: Request) -> Response:
+        """Keep leases."""
+        return _json(await self._attempts.heartbeat(await _body(request, protocol.HeartbeatRequest)))
+
+    async def save_steps(self, request: Request) -> Response:
+        """Save checkpoints."""
+        await self._steps.save(_bearer(request), await _body(request, protocol.SaveStepsRequest))
+        return _json(protocol.SaveStepsResponse())
+
+    async def load_steps(self, request: Request) -> Response:
+        """Return finished steps after a cursor."""
+        writer = await self._attempts.authenticate(_bearer(request))
+        after = request.query_params.get("after", "0")
+        if not after.isdecimal() or len(after) > 18:
+            raise InvalidRequestError("`after` is not a cursor of this route.", field="after")
+        return _json(await self._attempts.steps_after(writer, int(after)))
+
+    async def complete(self, request: Request) -> Response:
+        """End a run with its result."""
+        return _json(await self._attempts.complete(_bearer(request), await _body(request, protocol.CompleteRequest)))
+
+    async def fail(self, request: Request) -> Response:
+        """End a failed attempt."""
+        return _json(await self._attempts.fail(_bearer(request), await _body(request, protocol.FailRequest)))
+
+    async def release(self, request: Request) -> Response:
+        """Hand a run back."""
+        return _json(await self._attempts.release(_bearer(request), await _body(request, protocol.ReleaseRequest)))
+
+    async def logs(self, request: Request) -> Response:
+        """Save log lines."""
+        await self._steps.log(_bearer(request), await _body(request, protocol.LogsRequest))
+        return _json({})
+
+    async def put_blob(self, request: Request) -> Response:
+        """Store a large value of the attempt's run."""
+        writer = await self._attempts.authenticate(_bearer(request))
+        data = await read_body(request, self._blobs.limit)
+        stored = await self._blobs.put(writer, request.path_params["sha256"], data)
+        return _json(protocol.BlobStored(sha256=stored.sha256, size=stored.size))
+
+    async def get_blob(self, request: Request) -> Response:
+        """Return a large value of the attempt's run."""
+        writer = await self._attempts.authenticate(_bearer(request))
+        data = await self._blobs.get(writer.project_uid, writer.run_id, request.path_params["sha256"])
+        return Response(data, media_type="application/json")
+
+
+def _guarded(handler: Handler) -> Handler:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except WindlassError as error:
+            return error_response(error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the edge: whatever it is, the caller gets our error body
+            return error_response(error)
+
+    return guarded
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body, refused before it is parsed when it is too large.
+
+    Raises:
+        PayloadTooLargeError: It has more than ``limit`` bytes, announced or not.
+    """
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise PayloadTooLargeError(f"The body has {announced} bytes; the limit is {limit}.")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLargeError(f"The body has more than {limit} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _body(request: Request, model: type[M]) -> M:
+    data = await read_body(request, protocol.BODY_LIMIT)
+    try:
+        return msgspec.json.decode(data, type=model)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is not a {model.__name__}: {str(error)[:200]}") from None
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise UnauthorizedError("Send `Authorization: Bearer …`.")
+    return token
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,0 +1,371 @@
+"""Attempts: claim, keep, end. Called by the runtime routes, the pod observer and the reaper."""
+
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from windlass import protocol
+from windlass_operator import config
+from windlass_operator.domain.errors import AttemptClosedError, ForbiddenError, PodUnknownError, UnauthorizedError
+from windlass_operator.domain.ids import token_hash
+from windlass_operator.domain.retry import Decision, RetryPolicy, Tally, after_failure, after_release
+from windlass_operator.domain.run_state import RunEvent, RunState
+from windlass_operator.ledger import attempts, runs, steps
+from windlass_operator.ledger.attempts import LockedAttempt, Writer
+from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.runs import Change, LockedRun, Value
+
+log = structlog.get_logger()
+
+_OUTCOMES: Final = {
+    RunEvent.RETRY: "Failed",
+    RunEvent.FAIL: "Failed",
+    RunEvent.TIME_OUT: "TimedOut",
+    RunEvent.CONFIRM_CANCEL: "Cancelled",
+}
+_STEPS_PER_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """Who asks for work. Exactly one of the two proofs is set."""
+
+    pod_uid: str
+    pod_name: str
+    secret: str | None = None
+    """The namespace's runner credential."""
+    vouched: bool = False
+    """The Kubernetes API vouched for a token that is bound to this pod."""
+
+
+class AttemptService:
+    """What may happen to attempts. One instance a process.
+
+    Args:
+        database: The ledger.
+        changed: Called after each commit that changed a run, as a wake-up for whoever waits.
+    """
+
+    def __init__(self, database: Database, changed: Callable[[UUID], None] = lambda _: None) -> None:
+        self._database = database
+        self._changed = changed
+
+    async def claim(self, pod: PodIdentity, claim_id: str, slots: int) -> list[protocol.ClaimedAttempt]:
+        """Open attempts for runs of the pod's key. Empty: nothing may start now.
+
+        A repeat with the same claim id returns the same attempts, with new tokens: the first answer was lost.
+
+        Raises:
+            PodUnknownError: The operator has not recorded this pod (yet).
+            UnauthorizedError: The credential is not the namespace's.
+            ForbiddenError: Another claim of this pod was answered before; each pod claims once.
+        """
+        secrets_by_slot = [secrets.token_urlsafe(24) for _ in range(slots)]
+
+        async def work(connection: Connection) -> list[protocol.ClaimedAttempt]:
+            row = await attempts.pod_for_claim(connection, pod.pod_uid, pod.pod_name)
+            if row is None:
+                raise PodUnknownError(f"Pod {pod.pod_name[:253]!r} is not known. Ask again shortly.")
+            expected = row["credential_hash"]
+            if not pod.vouched and not (
+                pod.secret and expected and hmac.compare_digest(bytes(expected), token_hash(pod.secret))
+            ):
+                raise UnauthorizedError("The runner credential is not the one of the pod's namespace.")
+            if row["claim_id"] is not None and row["claim_id"] != claim_id:
+                raise ForbiddenError("This pod has claimed already; a pod claims once.")
+            hashes = [token_hash(s) for s in secrets_by_slot]
+            ids = await attempts.open_of_pod(connection, row["id"]) if row["claim_id"] else []
+            for attempt_id, hashed in zip(ids, hashes, strict=False):
+                await attempts.renew_token(connection, attempt_id, hashed, config.FIRST_LEASE)
+            if not ids and row["state"] != "Ended":
+                await attempts.use_pod(connection, row["id"], claim_id)
+                ids = await attempts.claim(connection, row["id"], row["pod_key"], hashes, config.FIRST_LEASE)
+            tokens = {a: f"{a}.{s}" for a, s in zip(ids, secrets_by_slot, strict=False)}
+            return [
+                await self._describe(connection, found, tokens[found["id"]])
+                for found in await attempts.claimed(connection, ids)
+            ]
+
+        taken = await self._database.transaction(work)
+        for attempt in taken:
+            self._changed(UUID(attempt.run_id))
+        return taken
+
+    async def _describe(self, connection: Connection, row: dict[str, object], token: str) -> protocol.ClaimedAttempt:
+        snapshot = runs.decode_snapshot(str(row["spec"]))
+        run_id = UUID(str(row["run_id"]))
+        page = await page_of_steps(connection, run_id, after=0)
+        left = None
+        if snapshot.timeout is not None:
+            left = max(1, round(snapshot.timeout.total_seconds() * 1000) - int(str(row["running_ms"])))
+        payload, sha256 = row["payload"], row["payload_sha256"]
+        return protocol.ClaimedAttempt(
+            attempt_id=str(row["id"]),
+            token=token,
+            run_id=str(run_id),
+            number=int(str(row["number"])),
+            max_attempts=snapshot.retry.max_attempts,
+            task=str(row["task"]),
+            namespace=str(row["namespace"]),
+            entrypoint=snapshot.entrypoint,
+            source=snapshot.source,
+            lease_ms=_ms(config.FIRST_LEASE),
+            heartbeat_ms=_ms(config.HEARTBEAT),
+            payload=None if payload is None else msgspec.Raw(str(payload).encode()),
+            payload_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["payload_size"]))) if sha256 else None,
+            steps=page.steps,
+            next_steps=page.next_steps,
+            attempt_timeout_ms=_ms(snapshot.attempt_timeout) if snapshot.attempt_timeout else None,
+            timeout_ms=left,
+            grace_ms=_ms(config.CANCEL_GRACE),
+            traceparent=row["traceparent"] if isinstance(row["traceparent"], str) else None,
+            run_name=row["resource_name"] if isinstance(row["resource_name"], str) else None,
+            tags=list(row["tags"]) if isinstance(row["tags"], list) else [],
+        )
+
+    async def heartbeat(self, request: protocol.HeartbeatRequest) -> protocol.HeartbeatResponse:
+        """Extend the leases of all attempts that are open, and say which are not or are to be cancelled."""
+        parsed = [parse_token(beat.token) for beat in request.beats]
+        beats = [(p[0], p[1], b.memory_bytes) for p, b in zip(parsed, request.beats, strict=True) if p is not None]
+        states = await attempts.heartbeat(self._database, beats, config.LEASE)
+        answers = []
+        for found in parsed:
+            state = states.get(found[0]) if found else None
+            answers.append(
+                protocol.BeatAnswer(
+                    open=state is not None, lease_ms=_ms(config.LEASE), cancel=state is RunState.CANCELLING
+                )
+            )
+        return protocol.HeartbeatResponse(answers=answers)
+
+    async def authenticate(self, token: str) -> Writer:
+        """Return the attempt of a token.
+
+        Raises:
+            UnauthorizedError: The token belongs to no attempt.
+        """
+        parsed = parse_token(token)
+        writer = await attempts.authenticate(self._database, *parsed) if parsed else None
+        if writer is None:
+            raise UnauthorizedError("The token belongs to no attempt.")
+        return writer
+
+    async def complete(self, token: str, request: protocol.CompleteRequest) -> protocol.Outcome:
+        """End a run with its result. A repeat is answered as the first was.
+
+        Raises:
+            AttemptClosedError: The attempt is closed, and not by this call.
+        """
+        value = Value(
+            text=None if request.result is None else bytes(request.result).decode(),
+            sha256=request.result_ref.sha256 if request.result_ref else None,
+            size=request.result_ref.size if request.result_ref else None,
+        )
+
+        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            return Change(event=RunEvent.SUCCEED, result=value, running_ms=attempt.running_ms, attempt=attempt.number)
+
+        return await self._end(token, change, outcome="Succeeded", failure=None)
+
+    async def fail(self, token: str, request: protocol.FailRequest) -> protocol.Outcome:
+        """End an attempt that failed; the retry rules decide what becomes of the run.
+
+        Raises:
+            AttemptClosedError: The attempt is closed, and not by this call.
+        """
+        retry_after = None if request.retry_after_ms is None else timedelta(milliseconds=request.retry_after_ms)
+
+        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            decision = after_failure(
+                run.snapshot.retry if run.snapshot else RetryPolicy(),
+                _tally(run, attempt),
+                request.failure.failure_class,
+                reason=request.failure.reason or request.failure.type,
+                retry_after=retry_after,
+                run_timed_out=request.timed_out == "run",
+            )
+            return _change(decision, attempt, request.failure)
+
+        return await self._end(token, change, outcome=None, failure=request.failure)
+
+    async def release(self, token: str, request: protocol.ReleaseRequest) -> protocol.Outcome:
+        """Queue the run of a runner that must stop, without using an attempt or a budget.
+
+        Raises:
+            AttemptClosedError: The attempt is closed, and not by this call.
+        """
+        failure = protocol.Failure(type=request.reason, message="The pod had to stop.", failure_class="infra")
+
+        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            return _change(after_release(_tally(run, attempt)), attempt, failure, keep_error=False)
+
+        return await self._end(token, change, outcome="Released", failure=failure)
+
+    async def lose(self, attempt_id: UUID, *, reason: str, message: str) -> bool:
+        """Close an attempt that nobody will end any more. Returns False when it was closed already."""
+        failure = protocol.Failure(type=reason, message=message, failure_class="infra", reason=reason)
+
+        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            policy = run.snapshot.retry if run.snapshot else RetryPolicy()
+            return _change(after_failure(policy, _tally(run, attempt), "infra", reason=reason), attempt, failure)
+
+        try:
+            await self._close(attempt_id, None, change, outcome="Lost", failure=failure)
+        except AttemptClosedError:
+            return False
+        log.warning("attempt lost", attempt=str(attempt_id), reason=reason)
+        return True
+
+    async def _end(
+        self,
+        token: str,
+        change: Callable[[LockedRun, LockedAttempt], Change],
+        *,
+        outcome: str | None,
+        failure: protocol.Failure | None,
+    ) -> protocol.Outcome:
+        parsed = parse_token(token)
+        if parsed is None:
+            raise UnauthorizedError("The token belongs to no attempt.")
+        return await self._close(parsed[0], parsed[1], change, outcome=outcome, failure=failure)
+
+    async def _close(
+        self,
+        attempt_id: UUID,
+        hashed: bytes | None,
+        decide: Callable[[LockedRun, LockedAttempt], Change],
+        *,
+        outcome: str | None,
+        failure: protocol.Failure | None,
+    ) -> protocol.Outcome:
+        """Close an attempt and write what that leads to, in one transaction."""
+        failure_text = None if failure is None else msgspec.json.encode(failure).decode()
+        ended: list[UUID] = []
+
+        async def work(connection: Connection) -> protocol.Outcome:
+            ended.clear()
+            attempt = await attempts.lock(connection, attempt_id, hashed)
+            if attempt is None:
+                raise UnauthorizedError("The token belongs to no attempt.")
+            if attempt.closed:
+                # Only what the runner itself was told is repeated: a reaped attempt has no answer.
+                if attempt.answer and hashed is not None:
+                    return msgspec.json.decode(attempt.answer, type=protocol.Outcome)
+                raise AttemptClosedError
+            run = await runs.lock(connection, attempt.run_id)
+            assert run is not None, "an attempt has a run"
+            change = decide(run, attempt)
+            state = await runs.apply(connection, run, change)
+            answer = protocol.Outcome(
+                state=state.value, retry_in_ms=None if change.delay is None else _ms(change.delay)
+            )
+            await attempts.close(
+                connection,
+                attempt,
+                outcome=outcome or _OUTCOMES[change.event],
+                failure=failure_text,
+                answer="" if hashed is None else msgspec.json.encode(answer).decode(),
+            )
+            ended.append(attempt.run_id)
+            return answer
+
+        answer = await self._database.transaction(work)
+        for run_id in ended:
+            self._changed(run_id)
+        return answer
+
+    async def reap(self) -> int:
+        """Close attempts whose lease ran out; returns how many."""
+        lost = 0
+        for attempt_id in await attempts.expired(self._database, config.LEASE):
+            message = "The runner was silent for longer than its lease; the run goes on in another pod."
+            lost += await self.lose(attempt_id, reason="LeaseExpired", message=message)
+        return lost
+
+    async def serve_heartbeats(self) -> None:
+        """Record that this process serves heartbeats; see the ledger's ``heartbeat_service``."""
+        await attempts.serve_heartbeats(self._database)
+
+    async def steps_after(self, writer: Writer, after: int) -> protocol.StepsPage:
+        """Return a page of the run's finished steps."""
+
+        async def work(connection: Connection) -> protocol.StepsPage:
+            return await page_of_steps(connection, writer.run_id, after=after)
+
+        return await self._database.transaction(work)
+
+
+async def page_of_steps(connection: Connection, run_id: UUID, *, after: int) -> protocol.StepsPage:
+    """Return finished steps up to the size that rides along with a claim, and a cursor if there are more."""
+    rows = await steps.finished(connection, run_id, after=after, limit=_STEPS_PER_PAGE)
+    page: list[protocol.Step] = []
+    size = 0
+    for row in rows:
+        size += len(row["result"] or "") + len(row["key"]) + 200
+        if page and size > protocol.STEPS_IN_CLAIM_LIMIT:
+            return protocol.StepsPage(steps=page, next_steps=str(after))
+        page.append(step_from_row(row))
+        after = row["position"]
+    return protocol.StepsPage(steps=page, next_steps=str(after) if len(rows) == _STEPS_PER_PAGE else None)
+
+
+def step_from_row(row: dict[str, object]) -> protocol.Step:
+    """Return a step as it travels."""
+    result, sha256 = row["result"], row["result_sha256"]
+    return protocol.Step(
+        key=str(row["key"]),
+        name=str(row["name"]),
+        args_hash=str(row["args_hash"]),
+        state=row["state"],  # type: ignore[arg-type]  # the schema's CHECK holds it to the three
+        result=None if result is None else msgspec.Raw(str(result).encode()),
+        result_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["result_size"]))) if sha256 else None,
+        error=steps.decode_error(row["error"] if isinstance(row["error"], str) else None),
+    )
+
+
+def parse_token(token: str) -> tuple[UUID, bytes] | None:
+    """Return the attempt's id and the hash of the secret, or None for something that is no token."""
+    attempt_id, _, secret = token.partition(".")
+    try:
+        return (UUID(attempt_id), token_hash(secret)) if secret else None
+    except ValueError:
+        return None
+
+
+def _tally(run: LockedRun, attempt: LockedAttempt) -> Tally:
+    left = None
+    if run.snapshot is not None and run.snapshot.timeout is not None:
+        left = run.snapshot.timeout - timedelta(milliseconds=run.running_ms + attempt.running_ms)
+    return Tally(
+        user_failures=run.user_failures,
+        infra_failures=run.infra_failures,
+        cancelling=run.state is RunState.CANCELLING,
+        running_time_left=left,
+    )
+
+
+def _change(
+    decision: Decision, attempt: LockedAttempt, failure: protocol.Failure, *, keep_error: bool = True
+) -> Change:
+    return Change(
+        event=decision.event,
+        reason=decision.reason,
+        message=failure.message[:1024],
+        delay=decision.delay,
+        user_failures=decision.user_failures,
+        infra_failures=decision.infra_failures,
+        running_ms=attempt.running_ms,
+        error=msgspec.json.encode(failure).decode() if keep_error else None,
+        attempt=attempt.number,
+    )
+
+
+def _ms(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)

@@ -1,0 +1,271 @@
+"""Pods: planned from the backlog, observed, ended, deleted. The operator's leader runs this, nobody else."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_start
+from windlass_operator.domain.errors import WindlassError
+from windlass_operator.domain.ids import new_id
+from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.ledger import attempts, pods, projection, runs
+from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.pods import KeyBacklog, PodRow
+from windlass_operator.services.attempts import AttemptService
+
+log = structlog.get_logger()
+
+_KEEP_SUCCEEDED: Final = timedelta(seconds=60)
+_KEEP_FAILED: Final = timedelta(hours=1)
+_IDLE: Final = timedelta(seconds=60)
+_STALE_PLAN: Final = timedelta(seconds=5)
+_SETTLED: Final = timedelta(seconds=30)
+"""Age from which a pod must be in a list: younger ones may be missing from a list that was read before their POST."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """A pod that is to be created."""
+
+    name: str
+    namespace: str
+    pod_key: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """What a look at a pod showed. See ``kube.pod_status``."""
+
+    name: str
+    namespace: str
+    uid: str
+    exists: bool
+    ended: bool
+    succeeded: bool
+    started: bool
+    node: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    """Why it does not start, or why it ended."""
+    last_state: dict[str, Any] | None = None
+
+
+class Cluster(Protocol):
+    """What this service needs of Kubernetes. Implemented in ``kube``."""
+
+    async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
+        """Create the pod, or find the one that an earlier call with this plan created; return its UID."""
+        ...
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a pod; one that is gone is fine."""
+        ...
+
+    async def list_pods(self) -> list[PodSeen]:
+        """Return all pods that are ours."""
+        ...
+
+
+class PodService:
+    """Keeps as many pods as the backlog asks for, and learns from them why runs do not start.
+
+    Args:
+        database: The ledger.
+        cluster: Kubernetes.
+        attempts_service: Closes attempts whose pod is gone.
+        epoch: Of this leader; a successor's fences our plans.
+        max_starting: Most pods on their way at once.
+        changed: Called with runs whose reason changed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        cluster: Cluster,
+        attempts_service: AttemptService,
+        *,
+        epoch: int,
+        max_starting: int,
+        changed: Callable[[UUID], None] = lambda _: None,
+    ) -> None:
+        self._database = database
+        self._cluster = cluster
+        self._attempts = attempts_service
+        self._epoch = epoch
+        self._max_starting = max_starting
+        self._changed = changed
+
+    async def start_due(self) -> datetime | None:
+        """Start the pods that the backlog asks for.
+
+        Returns:
+            When to look again at the latest, because a retry or a backoff is due then; None for nothing in sight.
+        """
+        upcoming: list[timedelta] = []
+        now: datetime | None = None
+        for key in await pods.backlog(self._database):
+            now = key.now
+            upcoming += [t - now for t in (key.next_at, key.backoff_until) if t is not None and t > now]
+            for plan, pod_id in await self._plan(key):
+                await self._create(pod_id, plan, key.parts)
+        return now + min(upcoming) if now and upcoming else None
+
+    async def _plan(self, key: KeyBacklog) -> list[tuple[PodPlan, UUID]]:
+        """Write the rows of new pods. The names come from the rows' ids, so a repeated POST finds its pod."""
+        facts = KeyFacts(ready=key.ready, starting=key.starting, backoff_until=key.backoff_until)
+
+        async def work(connection: Connection) -> list[tuple[PodPlan, UUID]]:
+            await projection.check_epoch(connection, self._epoch)
+            everywhere = await pods.starting(connection)
+            count = pods_to_start(facts, starting_everywhere=everywhere, limit=self._max_starting, now=key.now)
+            plans = []
+            for _ in range(count):
+                pod_id = new_id()
+                plan = PodPlan(_pod_name(key.task, pod_id), key.namespace, key.key, key.task)
+                await pods.plan(connection, pod_id, key.project_id, key.key, plan.name, plan.namespace)
+                plans.append((plan, pod_id))
+            return plans
+
+        return await self._database.transaction(work)
+
+    async def _create(self, pod_id: UUID, plan: PodPlan, parts: PodParts) -> None:
+        try:
+            uid = await self._cluster.create_pod(plan, parts)
+        except WindlassError as error:
+            if error.retryable:
+                log.warning("pod not created yet", pod=plan.name, error=error.message)
+                return  # the row stays planned and is taken up again
+            await self._refused(pod_id, plan, error)
+            return
+        await pods.created(self._database, pod_id, uid)
+        log.info("pod created", pod=plan.name, namespace=plan.namespace, pod_key=plan.pod_key)
+
+    async def _refused(self, pod_id: UUID, plan: PodPlan, error: WindlassError) -> None:
+        """Kubernetes refused the pod (quota, policy, bad template): the reason of all runs that wait for such pods."""
+        log.warning("pod refused", pod=plan.name, namespace=plan.namespace, error=error.message)
+        await self._end(pod_id, plan.pod_key, reason=error.code, message=error.message, claimed=False)
+        await pods.gone(self._database, pod_id)
+
+    async def resume_plans(self) -> None:
+        """Create pods whose row was written and whose POST may not have happened."""
+        for row in await pods.planned(self._database, _STALE_PLAN):
+            plan = PodPlan(row["name"], row["namespace"], row["pod_key"], row["name"].rsplit("-", 1)[0])
+            await self._create(row["id"], plan, pods.decode_parts(row["parts"]))
+
+    async def observe(self, seen: PodSeen) -> None:
+        """Take note of a pod. Level-triggered: seeing the same twice changes nothing."""
+        row = await pods.by_uid(self._database, seen.uid)
+        if row is None:
+            return  # not ours, or its UID is being recorded right now: the next look finds it
+        if not seen.exists:
+            await self._ended(row, seen)
+            await pods.gone(self._database, row.id)
+        elif seen.ended:
+            await self._ended(row, seen)
+        elif not row.claim_id:
+            await self._note_problem(row.pod_key, None if seen.started else seen.reason, seen.message)
+
+    async def _ended(self, row: PodRow, seen: PodSeen) -> None:
+        """A pod has ended: whatever it still held is lost, and a pod that never claimed holds its key back."""
+        if row.ended:
+            return
+        reason = seen.reason or ("PodDeleted" if not seen.exists else "PodEnded")
+        message = seen.message or ("The pod was deleted." if not seen.exists else "The pod ended.")
+        await self._end(
+            row.id,
+            row.pod_key,
+            reason=reason,
+            message=message,
+            claimed=row.claim_id is not None or seen.succeeded or not seen.exists,
+            node=seen.node,
+            last_state=seen.last_state,
+            keep=_KEEP_SUCCEEDED if seen.succeeded else _KEEP_FAILED,
+        )
+        for attempt_id in await self._open_attempts(row.id):
+            await self._attempts.lose(attempt_id, reason=reason, message=f"Pod {row.name}: {message}")
+
+    async def _open_attempts(self, pod_id: UUID) -> list[UUID]:
+        async def work(connection: Connection) -> list[UUID]:
+            return await attempts.open_of_pod(connection, pod_id)
+
+        return await self._database.transaction(work)
+
+    async def _end(
+        self,
+        pod_id: UUID,
+        key: str,
+        *,
+        reason: str,
+        message: str,
+        claimed: bool,
+        node: str | None = None,
+        last_state: dict[str, Any] | None = None,
+        keep: timedelta = _KEEP_FAILED,
+    ) -> None:
+        async def work(connection: Connection) -> list[UUID]:
+            state = None if last_state is None else msgspec.json.encode(last_state).decode()
+            ended = await pods.end(
+                connection, pod_id, reason=reason, message=message, node=node, last_state=state, keep=keep
+            )
+            if ended is None or claimed:
+                return []
+            failures = await pods.key_failures(connection, key) + 1
+            wait = key_backoff(failures)
+            await pods.key_failed(connection, key, backoff=wait, reason=reason, message=message)
+            return await runs.set_reason(connection, await pods.queued_runs(connection, key), reason, message)
+
+        for run_id in await self._database.transaction(work):
+            self._changed(run_id)
+
+    async def _note_problem(self, key: str, reason: str | None, message: str | None) -> None:
+        """Show why a key's pods do not start as the reason of its runs; take it back when they do."""
+
+        async def work(connection: Connection) -> list[UUID]:
+            news = await pods.key_problem(connection, key, reason, message)
+            if reason is None and not news:
+                return []
+            return await runs.set_reason(connection, await pods.queued_runs(connection, key), reason, message)
+
+        for run_id in await self._database.transaction(work):
+            self._changed(run_id)
+
+    async def delete_due(self) -> None:
+        """Delete pods whose time to be looked at is over, and pods on their way that nothing waits for."""
+        rows = await pods.to_delete(self._database) + await pods.idle_starting(self._database, _IDLE)
+        for row in rows:
+            if row["uid"] is not None:
+                await self._cluster.delete_pod(row["namespace"], row["name"], row["uid"])
+            await pods.gone(self._database, row["id"])
+
+    async def resync(self) -> None:
+        """Compare the ledger with the cluster, so that a missed event is made good."""
+        believed = await pods.believed_alive(self._database, _SETTLED)
+        listed = {seen.uid: seen for seen in await self._cluster.list_pods()}
+        for seen in listed.values():
+            await self.observe(seen)
+        for row in believed:
+            if row["uid"] not in listed:
+                await self.observe(
+                    PodSeen(
+                        row["name"],
+                        row["namespace"],
+                        row["uid"],
+                        exists=False,
+                        ended=True,
+                        succeeded=False,
+                        started=False,
+                    )
+                )
+
+
+def _pod_name(task: str, pod_id: UUID) -> str:
+    """Return a pod's name: the task's, for people, and the last digits of the row's id (the random ones)."""
+    readable = re.sub(r"[^a-z0-9-]+", "-", task.lower())[:40].strip("-") or "task"
+    return f"{readable}-{pod_id.hex[-12:]}"

@@ -1,0 +1,133 @@
+"""Projection: a run's row becomes the status of its resource. Nothing is ever decided from that status."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from windlass.durations import format_duration
+from windlass_operator.domain.errors import WindlassError
+from windlass_operator.domain.run_state import RunState
+from windlass_operator.ledger import projection, runs
+from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.steps import decode_error
+
+log = structlog.get_logger()
+
+_BATCH: Final = 100
+_MESSAGE: Final = 1024
+
+
+class RunResources(Protocol):
+    """What this service needs of Kubernetes. Implemented in ``kube``."""
+
+    async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        """Write the status; False when the resource is gone or is another one of that name."""
+        ...
+
+    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
+        """Delete the resource; one that is gone is fine."""
+        ...
+
+
+class ProjectionService:
+    """Writes statuses and removes resources that outlived their ``ttlAfterFinished``."""
+
+    def __init__(self, database: Database, resources: RunResources) -> None:
+        self._database = database
+        self._resources = resources
+
+    async def project_due(self) -> int:
+        """Write what is due. Returns how many resources were written; 0 means that none was behind."""
+        due = await projection.due(self._database, _BATCH)
+        if not due:
+            return 0
+        rows = {row["id"]: row for row in await runs.get_many(self._database, [run_id for run_id, _ in due])}
+        written = 0
+        for run_id, _ in due:
+            try:
+                written += await self._project(run_id, rows[run_id])
+            except WindlassError as error:
+                if error.retryable:
+                    raise  # the whole cluster or ledger: the loop waits and comes back
+                log.warning("status not written", run=str(run_id), error=error.message)
+                await projection.done(self._database, run_id, rows[run_id]["revision"])
+        return written
+
+    async def _project(self, run_id: UUID, row: dict[str, Any]) -> bool:
+        # The row was read after the entry: it may be newer than asked for, never older.
+        if row["resource_uid"] is not None:
+            await self._resources.patch_run_status(
+                row["namespace"], row["resource_name"], row["resource_uid"], status_of(row)
+            )
+        await projection.done(self._database, run_id, row["revision"])
+        return True
+
+    async def remove_expired(self) -> int:
+        """Delete resources of finished runs after their TTL. Returns how many."""
+        expired = await projection.expired_resources(self._database)
+        for row in expired:
+            # Released first: a watch event of our own deletion must find nothing to cancel.
+            await projection.release_resource(self._database, row["id"], row["resource_uid"])
+            await self._resources.delete_run(row["namespace"], row["resource_name"], row["resource_uid"])
+        return len(expired)
+
+
+def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status of a run. Absent values are null, so that a merge patch removes what was there."""
+    state = RunState(row["state"])
+    started, finished = row["started_at"], row["finished_at"]
+    failure = decode_error(row["error"])
+    message = (row["message"] or "")[:_MESSAGE] or None
+    return {
+        "runId": str(row["id"]),
+        "state": state.value,
+        "reason": row["reason"],
+        "message": message,
+        "attempt": row["attempts"],
+        "maxAttempts": runs.decode_snapshot(row["spec"]).retry.max_attempts if row["spec"] else None,
+        "failures": {"user": row["user_failures"], "infra": row["infra_failures"]},
+        "nextAttemptAt": _time(row["available_at"]) if state is RunState.QUEUED and row["attempts"] else None,
+        "steps": {
+            "succeeded": row["steps_succeeded"],
+            "failed": row["steps_failed"],
+            "running": row["steps_running"],
+        },
+        "currentStep": row["current_step"],
+        "result": None if row["result"] is None else json.loads(row["result"]),
+        "resultRef": {"sha256": row["result_sha256"], "size": row["result_size"]} if row["result_sha256"] else None,
+        "error": None
+        if failure is None or state is RunState.SUCCEEDED
+        else {"type": failure.type, "message": failure.message[:_MESSAGE], "class": failure.failure_class},
+        "version": row["version"],
+        "podName": row["pod_name"],
+        "startedAt": _time(started),
+        "finishedAt": _time(finished),
+        "duration": format_duration(finished - started) if finished and started else None,
+        "traceId": _trace_id(row["traceparent"]),
+        "observedGeneration": 1,
+        "conditions": conditions_of(state, row["reason"], message, row["finished_at"] or row["created_at"]),
+    }
+
+
+def conditions_of(state: RunState, reason: str | None, message: str | None, at: datetime) -> list[dict[str, Any]]:
+    """Return Succeeded and Finished, in the words of the Kubernetes API conventions."""
+    succeeded = "True" if state is RunState.SUCCEEDED else "False" if state.final else "Unknown"
+    why = reason or state.value
+    common = {"reason": why, "message": message or "", "lastTransitionTime": _time(at)}
+    return [
+        {"type": "Succeeded", "status": succeeded, **common},
+        {"type": "Finished", "status": "True" if state.final else "False", **common},
+    ]
+
+
+def _time(value: datetime | None) -> str | None:
+    return None if value is None else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _trace_id(traceparent: str | None) -> str | None:
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) == 4 else None

@@ -1,0 +1,163 @@
+"""Reading and cancelling runs: one use case behind REST and resources."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from windlass_operator.domain.errors import InvalidRequestError, RunNotFoundError
+from windlass_operator.domain.run_state import RunEvent, RunState
+from windlass_operator.ledger import logs, runs, steps
+from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.runs import Change
+from windlass_operator.services.submission import Project
+
+
+class RunService:
+    """Reads and cancels runs of a project; never looks beyond it.
+
+    Args:
+        database: The ledger.
+        changed: Called after a commit that changed a run.
+    """
+
+    def __init__(self, database: Database, changed: Callable[[UUID], None] = lambda _: None) -> None:
+        self._database = database
+        self._changed = changed
+
+    async def get(self, project: Project, run: str) -> dict[str, Any]:
+        """Return a run's row by its id, or by the name of its resource (the newest of that name).
+
+        Raises:
+            RunNotFoundError: The project has no such run.
+        """
+        row = await runs.project_by_uid(self._database, project.uid)
+        if row is None:
+            raise RunNotFoundError(run, project.namespace)
+        try:
+            ids = [UUID(run)]
+        except ValueError:
+            ids = await runs.list_ids(self._database, row["id"], name=run, limit=1)
+        found = await runs.get_many(self._database, ids) if ids else []
+        if not found or found[0]["project_id"] != row["id"]:
+            raise RunNotFoundError(run, project.namespace)
+        return found[0]
+
+    async def list_page(
+        self, project: Project, *, state: str | None, task: str | None, cursor: str | None, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Return runs, newest first, and the cursor of the next page.
+
+        Raises:
+            InvalidRequestError: The cursor is not one of ours, or the state is none.
+        """
+        if state is not None and state not in set(RunState):
+            known = ", ".join(s.value for s in RunState)
+            raise InvalidRequestError(f"{state[:40]!r} is not a state. The states are {known}.", field="state")
+        try:
+            before = UUID(cursor) if cursor else None
+        except ValueError:
+            raise InvalidRequestError("The cursor is not one that a list returned.", field="cursor") from None
+        row = await runs.project_by_uid(self._database, project.uid)
+        if row is None:
+            return [], None
+        ids = await runs.list_ids(self._database, row["id"], before=before, state=state, task=task, limit=limit + 1)
+        page = await runs.get_many(self._database, ids[:limit]) if ids else []
+        return page, str(ids[limit - 1]) if len(ids) > limit else None
+
+    async def cancel(self, run_id: UUID, *, reason: str, message: str) -> RunState | None:
+        """Cancel a run. One that is final stays as it is. Returns the state afterwards, None if it is unknown."""
+        touched: list[UUID] = []
+
+        async def work(connection: Connection) -> RunState | None:
+            touched.clear()
+            run = await runs.lock(connection, run_id, dequeue=True)
+            if run is None or run.state.final or run.state is RunState.CANCELLING:
+                return run.state if run else None
+            touched.append(run_id)
+            return await runs.apply(connection, run, Change(event=RunEvent.CANCEL, reason=reason, message=message))
+
+        state = await self._database.transaction(work)
+        for touch in touched:
+            self._changed(touch)
+        return state
+
+    async def fail_held(self) -> int:
+        """Fail runs that a config problem has held for longer than their ``startTimeout``. Returns how many."""
+        failed = 0
+        for row in await runs.held(self._database):
+            limit = runs.start_timeout(row)
+            if row["held_for"] <= limit:
+                continue
+            run_id, reason = row["id"], row["reason"]
+            message = f"{row['message'] or reason} This lasted for longer than startTimeout ({limit})."
+
+            async def work(
+                connection: Connection, run_id: UUID = run_id, reason: str = reason, message: str = message
+            ) -> bool:
+                run = await runs.lock(connection, run_id, dequeue=True)
+                if run is None or run.state is not RunState.QUEUED or run.reason != reason:
+                    raise _ChangedMeanwhileError
+                await runs.apply(connection, run, Change(event=RunEvent.FAIL, reason=reason, message=message))
+                return True
+
+            try:
+                failed += await self._database.transaction(work)
+            except _ChangedMeanwhileError:
+                continue
+            self._changed(run_id)
+        return failed
+
+    async def steps(self, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return steps in the order in which they were first saved."""
+        return await steps.list_of_run(self._database, run_id, after=after, limit=limit)
+
+    async def events(self, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return events in order."""
+        return await runs.events(self._database, run_id, after=after, limit=limit)
+
+    async def logs(self, run_id: UUID, *, after: tuple[int, int], limit: int) -> list[dict[str, Any]]:
+        """Return log lines of all attempts in order."""
+        return await logs.list_of_run(self._database, run_id, after=after, limit=limit)
+
+
+class _ChangedMeanwhileError(Exception):
+    """The run moved between the look and the lock; the transaction is rolled back, queue entry included."""
+
+
+class Changes:
+    """Wake-ups within one process: who waits for a run is woken when it changed. A hint, never the only way."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[UUID, set[asyncio.Event]] = {}
+        self._listeners: list[Callable[[UUID], None]] = []
+
+    def listen(self, listener: Callable[[UUID], None]) -> None:
+        """Call ``listener`` with every changed run of this process."""
+        self._listeners.append(listener)
+
+    def __call__(self, run_id: UUID) -> None:
+        """Wake those who wait for this run."""
+        self.wake(run_id)
+        for listener in self._listeners:
+            listener(run_id)
+
+    def wake(self, run_id: UUID) -> None:
+        """Wake those who wait, without telling the listeners: the news came from outside."""
+        for event in self._waiting.get(run_id, ()):
+            event.set()
+
+    async def wait(self, run_id: UUID, seconds: float) -> None:
+        """Return when the run may have changed, or after ``seconds``."""
+        event = asyncio.Event()
+        self._waiting.setdefault(run_id, set()).add(event)
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            waiting = self._waiting[run_id]
+            waiting.discard(event)
+            if not waiting:
+                del self._waiting[run_id]

@@ -1,0 +1,78 @@
+"""Saving steps and log lines: the hot path. Steps of many runs share one commit."""
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+from windlass import protocol
+from windlass_operator.domain.errors import AttemptClosedError, UnauthorizedError
+from windlass_operator.ledger import logs, runs, steps
+from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.steps import StepWrite
+from windlass_operator.services.attempts import parse_token
+from windlass_operator.services.batch import Batch
+
+
+class StepService:
+    """Checkpoints and logs of running attempts.
+
+    Args:
+        database: The ledger.
+        changed: Called with runs whose visible progress changed.
+        progress_every: Seconds between two notes of one run's progress for its resource.
+    """
+
+    def __init__(
+        self, database: Database, changed: Callable[[UUID], None] = lambda _: None, *, progress_every: float = 1.0
+    ) -> None:
+        self._database = database
+        self._changed = changed
+        self._every = progress_every
+        self._batch: Batch[list[StepWrite], UUID | None] = Batch(self._flush)
+        self._noted: dict[UUID, asyncio.Task[None]] = {}
+
+    async def save(self, token: str, request: protocol.SaveStepsRequest) -> None:
+        """Save steps; they are durable when this returns.
+
+        Raises:
+            AttemptClosedError: The attempt is no longer open; nothing was written.
+        """
+        if not request.steps:
+            return
+        parsed = parse_token(token)
+        if parsed is None:
+            raise UnauthorizedError("The token belongs to no attempt.")
+        run_id = await self._batch([StepWrite(*parsed, step=step) for step in request.steps])
+        if run_id is None:
+            raise AttemptClosedError
+        self._changed(run_id)
+        if run_id not in self._noted:
+            self._noted[run_id] = asyncio.create_task(self._note(run_id))
+
+    async def _flush(self, groups: list[list[StepWrite]]) -> list[UUID | None]:
+        saved = await steps.save(self._database, [write for group in groups for write in group])
+        return [saved.get((group[0].attempt_id, group[0].token_hash)) for group in groups]
+
+    async def _note(self, run_id: UUID) -> None:
+        """Make progress visible in the run's resource, at most once in a while; a lost note is made good by the next."""
+        try:
+            await asyncio.sleep(self._every)
+            await runs.note_progress(self._database, run_id)
+            self._changed(run_id)
+        finally:
+            self._noted.pop(run_id, None)
+
+    async def log(self, token: str, request: protocol.LogsRequest) -> None:
+        """Save log lines.
+
+        Raises:
+            AttemptClosedError: The attempt was closed more than ten minutes ago, or the token belongs to none.
+        """
+        parsed = parse_token(token)
+        if parsed is None:
+            raise UnauthorizedError("The token belongs to no attempt.")
+        lines = [line for line in request.lines if line.seq > 0]
+        for line in lines:
+            line.text = line.text.replace("\x00", "\\u0000")  # Postgres text has no NUL
+        if lines and not await logs.save(self._database, *parsed, lines):
+            raise AttemptClosedError

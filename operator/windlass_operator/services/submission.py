@@ -1,0 +1,263 @@
+"""Accepting runs: one use case behind the REST route and behind the Run resource.
+
+The Task is read live from the Kubernetes API for each submission, and version and run are written in one transaction,
+so a Task and a Run applied in one file work in any order and a run never gets a version older than its Task.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from windlass_operator.domain.errors import (
+    ForbiddenError,
+    PayloadInvalidError,
+    PayloadTooLargeError,
+    TaskInvalidError,
+    TaskNotFoundError,
+    WindlassError,
+)
+from windlass_operator.domain.ids import new_id
+from windlass_operator.domain.run_state import RunEvent
+from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.ledger import runs
+from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.runs import Change, NewRun, Value, Version
+from windlass_operator.services import payloads
+
+ReadTask = Callable[[str, str], Awaitable[TaskSnapshot | None]]
+"""Reads a Task (namespace, name) live; None if there is none. Raises TaskInvalidError for one that cannot be run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A namespace with its UID."""
+
+    uid: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """The Run resource that asks for a run."""
+
+    uid: str
+    name: str
+    spec_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a caller asks for."""
+
+    task: str
+    payload: Any = None
+    version: int | None = None
+    tags: tuple[str, ...] = ()
+    traceparent: str | None = None
+
+
+class SubmissionService:
+    """Accepts runs.
+
+    Args:
+        database: The ledger.
+        read_task: Reads Tasks live.
+        release_namespace: Tasks in it are refused: their pods could mount the control plane's credentials.
+        changed: Called after a commit, with the run.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        read_task: ReadTask,
+        *,
+        release_namespace: str,
+        changed: Callable[[UUID], None] = lambda _: None,
+    ) -> None:
+        self._database = database
+        self._read_task = read_task
+        self._release_namespace = release_namespace
+        self._changed = changed
+
+    async def trigger(self, project: Project, wanted: Submission) -> UUID:
+        """Accept a run from the REST API or refuse it at once.
+
+        Raises:
+            TaskNotFoundError: The Task does not exist.
+            TaskInvalidError: The Task cannot be run as it is written.
+            PayloadInvalidError: The payload breaks the Task's schema.
+            PayloadTooLargeError: The payload is over the limit.
+        """
+        self._refuse_release_namespace(project)
+        text = payloads.as_text(wanted.payload)
+        snapshot = await self._read_task(project.namespace, wanted.task)
+        if snapshot is None:
+            raise TaskNotFoundError(wanted.task, project.namespace)
+        payloads.check(wanted.payload, snapshot.payload_schema)
+        run_id = new_id()
+
+        async def work(connection: Connection) -> None:
+            project_id = await runs.ensure_project(connection, project.uid, project.namespace)
+            version = await self._version(connection, project_id, project, wanted, snapshot)
+            if version is None:
+                raise TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
+            await runs.insert(connection, _new_run(run_id, project_id, wanted, version, text))
+
+        await self._database.transaction(work)
+        self._changed(run_id)
+        return run_id
+
+    async def import_resource(self, project: Project, wanted: Submission, resource: Resource) -> UUID | None:
+        """Accept the run of a Run resource, idempotently on the resource's UID. Bad input ends it, visibly.
+
+        Returns:
+            The id of the new run, or None when the ledger had one already.
+        """
+        snapshot: TaskSnapshot | None = None
+        refused: WindlassError | None = None
+        text: str | None = None
+        try:
+            self._refuse_release_namespace(project)
+            text = payloads.as_text(wanted.payload, field="spec.payload")
+            snapshot = await self._read_task(project.namespace, wanted.task)
+            if snapshot is not None:
+                payloads.check(wanted.payload, snapshot.payload_schema)
+        except (PayloadInvalidError, PayloadTooLargeError, ForbiddenError) as error:
+            refused = error
+        except TaskInvalidError as error:
+            # Held, not refused: the Task can be corrected, as a missing one can be created.
+            return await self._insert(project, wanted, resource, None, text, held=error)
+        if refused is None and snapshot is None:
+            held = TaskNotFoundError(wanted.task, project.namespace)
+            return await self._insert(project, wanted, resource, None, text, held=held)
+        return await self._insert(project, wanted, resource, snapshot, text, refused=refused)
+
+    async def _insert(
+        self,
+        project: Project,
+        wanted: Submission,
+        resource: Resource,
+        snapshot: TaskSnapshot | None,
+        text: str | None,
+        *,
+        held: WindlassError | None = None,
+        refused: WindlassError | None = None,
+    ) -> UUID | None:
+        run_id = new_id()
+
+        async def work(connection: Connection) -> UUID | None:
+            project_id = await runs.ensure_project(connection, project.uid, project.namespace)
+            if await runs.by_resource(connection, resource.uid) is not None:
+                return None
+            twin = await runs.bind_finished_twin(
+                connection, project_id, resource.name, resource.spec_hash, resource.uid
+            )
+            if twin is not None:
+                return twin
+            why, version = held or refused, None
+            if snapshot is not None and refused is None:
+                version = await self._version(connection, project_id, project, wanted, snapshot)
+                if version is None:
+                    why = TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
+            run = _new_run(run_id, project_id, wanted, version, text, resource=resource, why=why)
+            if not await runs.insert(connection, run):
+                return None
+            if refused is not None:
+                locked = await runs.lock(connection, run_id)
+                assert locked is not None, "the run was inserted above"
+                change = Change(event=RunEvent.FAIL, reason=refused.code, message=refused.message)
+                await runs.apply(connection, locked, change)
+            return run_id
+
+        made = await self._database.transaction(work)
+        if made is not None:
+            self._changed(made)
+        return made
+
+    async def task_seen(self, project: Project, task: str) -> int:
+        """A Task appeared or changed: give it to the runs that wait for it. Returns how many went on."""
+        row = await runs.project_by_uid(self._database, project.uid)
+        waiting = await runs.waiting_for_task(self._database, row["id"], task) if row else []
+        if not waiting or row is None:
+            return 0
+        try:
+            snapshot = await self._read_task(project.namespace, task)
+        except TaskInvalidError as error:
+            why = error
+
+            async def hold(connection: Connection) -> None:
+                await runs.set_reason(connection, [w["id"] for w in waiting], why.code, why.message)
+
+            await self._database.transaction(hold)
+            return 0
+        if snapshot is None:
+            return 0
+        found, project_id, bound = snapshot, int(row["id"]), 0
+        for wait in waiting:
+            run_id, wanted = wait["id"], Submission(task=task, version=wait["wanted_version"])
+            value = None if wait["payload"] is None else payloads.parse(wait["payload"].encode())
+
+            async def bind(
+                connection: Connection, run_id: UUID = run_id, wanted: Submission = wanted, value: Any = value
+            ) -> bool:
+                locked = await runs.lock(connection, run_id)
+                if locked is None or locked.state.final:
+                    return False
+                version = await self._version(connection, project_id, project, wanted, found)
+                if version is None:
+                    return False
+                try:
+                    payloads.check(value, found.payload_schema)
+                except PayloadInvalidError as error:
+                    change = Change(event=RunEvent.FAIL, reason=error.code, message=error.message)
+                    await runs.apply(connection, locked, change)
+                    return True
+                return await runs.bind_version(connection, run_id, version)
+
+            if await self._database.transaction(bind):
+                bound += 1
+                self._changed(run_id)
+        return bound
+
+    async def _version(
+        self, connection: Connection, project_id: int, project: Project, wanted: Submission, snapshot: TaskSnapshot
+    ) -> Version | None:
+        current = await runs.ensure_version(connection, project_id, project.uid, wanted.task, snapshot)
+        if wanted.version is None or wanted.version == current.version:
+            return current
+        return await runs.version_by_number(connection, project_id, wanted.task, wanted.version)
+
+    def _refuse_release_namespace(self, project: Project) -> None:
+        if project.namespace == self._release_namespace:
+            raise ForbiddenError(
+                f"Tasks in {project.namespace!r} are refused: their pods could use the control plane's own credentials. "
+                "Create them in a namespace of their own."
+            )
+
+
+def _new_run(
+    run_id: UUID,
+    project_id: int,
+    wanted: Submission,
+    version: Version | None,
+    text: str | None,
+    *,
+    resource: Resource | None = None,
+    why: WindlassError | None = None,
+) -> NewRun:
+    return NewRun(
+        id=run_id,
+        project_id=project_id,
+        task=wanted.task,
+        version=version,
+        wanted_version=wanted.version,
+        payload=Value(text=text),
+        tags=wanted.tags,
+        traceparent=wanted.traceparent,
+        reason=why.code if why else None,
+        message=why.message if why else None,
+        resource_uid=resource.uid if resource else None,
+        resource_name=resource.name if resource else None,
+        resource_hash=resource.spec_hash if resource else None,
+    )
