@@ -82,7 +82,7 @@ class RuntimeRoutes:
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
         body = await _body(request, protocol.ClaimRequest)
-        credential = _bearer(request)
+        credential = bearer(request)
         if body.credential == "token":
             name, uid = await self._vouch.pod_of(credential)
             if (name, uid) != (body.pod_name, body.pod_uid):
@@ -106,12 +106,12 @@ class RuntimeRoutes:
 
     async def save_steps(self, request: Request) -> Response:
         """Save checkpoints."""
-        await self._steps.save(_bearer(request), await _body(request, protocol.SaveStepsRequest))
+        await self._steps.save(bearer(request), await _body(request, protocol.SaveStepsRequest))
         return _json(protocol.SaveStepsResponse())
 
     async def load_steps(self, request: Request) -> Response:
         """Return finished steps after a cursor."""
-        writer = await self._attempts.authenticate(_bearer(request))
+        writer = await self._attempts.authenticate(bearer(request))
         after = request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 18:
             raise InvalidRequestError("`after` is not a cursor of this route.", field="after")
@@ -119,31 +119,31 @@ class RuntimeRoutes:
 
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""
-        return _json(await self._attempts.complete(_bearer(request), await _body(request, protocol.CompleteRequest)))
+        return _json(await self._attempts.complete(bearer(request), await _body(request, protocol.CompleteRequest)))
 
     async def fail(self, request: Request) -> Response:
         """End a failed attempt."""
-        return _json(await self._attempts.fail(_bearer(request), await _body(request, protocol.FailRequest)))
+        return _json(await self._attempts.fail(bearer(request), await _body(request, protocol.FailRequest)))
 
     async def release(self, request: Request) -> Response:
         """Hand a run back."""
-        return _json(await self._attempts.release(_bearer(request), await _body(request, protocol.ReleaseRequest)))
+        return _json(await self._attempts.release(bearer(request), await _body(request, protocol.ReleaseRequest)))
 
     async def logs(self, request: Request) -> Response:
         """Save log lines."""
-        await self._steps.log(_bearer(request), await _body(request, protocol.LogsRequest))
+        await self._steps.log(bearer(request), await _body(request, protocol.LogsRequest))
         return _json({})
 
     async def put_blob(self, request: Request) -> Response:
         """Store a large value of the attempt's run."""
-        writer = await self._attempts.authenticate(_bearer(request))
+        writer = await self._attempts.authenticate(bearer(request))
         data = await read_body(request, self._blobs.limit)
         stored = await self._blobs.put(writer, request.path_params["sha256"], data)
         return _json(protocol.BlobStored(sha256=stored.sha256, size=stored.size))
 
     async def get_blob(self, request: Request) -> Response:
         """Return a large value of the attempt's run."""
-        writer = await self._attempts.authenticate(_bearer(request))
+        writer = await self._attempts.authenticate(bearer(request))
         data = await self._blobs.get(writer.project_uid, writer.run_id, request.path_params["sha256"])
         return Response(data, media_type="application/json")
 
@@ -188,7 +188,7 @@ async def _body(request: Request, model: type[M]) -> M:
         raise InvalidRequestError(f"The body is not a {model.__name__}: {str(error)[:200]}") from None
 
 
-def _bearer(request: Request) -> str:
+def bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("Send `Authorization: Bearer …`.")
