@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -14,6 +13,7 @@ from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_star
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.ledger import attempts, pods, projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
@@ -27,34 +27,6 @@ _IDLE: Final = timedelta(seconds=60)
 _STALE_PLAN: Final = timedelta(seconds=5)
 _SETTLED: Final = timedelta(seconds=30)
 """Age from which a pod must be in a list: younger ones may be missing from a list that was read before their POST."""
-
-
-@dataclass(frozen=True, slots=True)
-class PodPlan:
-    """A pod that is to be created."""
-
-    name: str
-    namespace: str
-    pod_key: str
-    task: str
-
-
-@dataclass(frozen=True, slots=True)
-class PodSeen:
-    """What a look at a pod showed. See ``kube.pod_status``."""
-
-    name: str
-    namespace: str
-    uid: str
-    exists: bool
-    ended: bool
-    succeeded: bool
-    started: bool
-    node: str | None = None
-    reason: str | None = None
-    message: str | None = None
-    """Why it does not start, or why it ended."""
-    last_state: dict[str, Any] | None = None
 
 
 class Cluster(Protocol):

@@ -1,0 +1,32 @@
+"""Pods as the rules see them: one that is to be made, and what a look at one showed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """A pod that is to be created."""
+
+    name: str
+    namespace: str
+    pod_key: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """What a look at a pod showed. See ``kube.pod_status``."""
+
+    name: str
+    namespace: str
+    uid: str
+    exists: bool
+    ended: bool
+    succeeded: bool
+    started: bool
+    node: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    """Why it does not start, or why it ended."""
+    last_state: dict[str, Any] | None = None

@@ -1,0 +1,86 @@
+"""Wake-ups between processes: one coalesced NOTIFY on a connection of its own.
+
+Never inside the writing transaction: a NOTIFY holds an instance-wide lock over the commit. A wake-up is a hint; every
+loop that is woken also looks by itself.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from windlass_operator.domain.ids import new_id
+
+log = structlog.get_logger()
+
+_CHANNEL: Final = "windlass_changed"
+_COALESCE: Final = 0.003
+_MOST: Final = 100
+"""Run ids in one message (a payload holds 8,000 bytes); beyond that everybody looks."""
+
+
+class Wakeups:
+    """Tells other processes of changed runs, and is told of theirs.
+
+    Args:
+        uri: libpq URI of the ledger.
+        woken: Called with each changed run of other processes; None means "look at everything".
+    """
+
+    def __init__(self, uri: str, woken: Callable[[UUID | None], None]) -> None:
+        self._uri = uri
+        self._woken = woken
+        self._me = new_id().hex[-12:]
+        self._pending: set[UUID] = set()
+        self._flag = asyncio.Event()
+
+    def changed(self, run_id: UUID) -> None:
+        """Tell the others, soon."""
+        self._pending.add(run_id)
+        self._flag.set()
+
+    async def run(self) -> None:
+        """Send and listen until cancelled; connect again after every failure, and look at everything then."""
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._send())
+                    group.create_task(self._listen())
+            except* (psycopg.Error, OSError) as errors:
+                log.info("wake-ups interrupted", error=str(errors.exceptions[0])[:200])
+            await asyncio.sleep(1)
+            self._woken(None)
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+        return await psycopg.AsyncConnection.connect(
+            self._uri, autocommit=True, connect_timeout=5, application_name="windlass-wakeups", keepalives_idle=10
+        )
+
+    async def _send(self) -> None:
+        async with await self._connect() as connection:
+            while True:
+                await self._flag.wait()
+                await asyncio.sleep(_COALESCE)
+                self._flag.clear()
+                ids, self._pending = self._pending, set()
+                body = ",".join(i.hex for i in ids) if len(ids) <= _MOST else "*"
+                await connection.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, f"{self._me}:{body}"))
+
+    async def _listen(self) -> None:
+        async with await self._connect() as connection:
+            await connection.execute(f"LISTEN {_CHANNEL}")
+            self._woken(None)  # whatever was said before we listened
+            async for message in connection.notifies():
+                sender, _, body = message.payload.partition(":")
+                if sender == self._me:
+                    continue
+                if body == "*":
+                    self._woken(None)
+                    continue
+                for text in body.split(","):
+                    with contextlib.suppress(ValueError):
+                        self._woken(UUID(text))
