@@ -17,13 +17,14 @@ from windlass.protocol import BODY_LIMIT
 from windlass_operator.api.auth import Authorizer
 from windlass_operator.api.runtime import bearer, read_body
 from windlass_operator.domain.errors import InvalidRequestError, WindlassError
+from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import step_from_row
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.projection import status_of
 from windlass_operator.services.runs import Changes, RunService
-from windlass_operator.services.submission import Project, Submission, SubmissionService
+from windlass_operator.services.submission import Submission, SubmissionService
 
 _LONGEST_WAIT = 60.0
 _LOOK_AGAIN = 1.0

@@ -1,6 +1,7 @@
 """Large values as rows, where no object store is configured. Same contract as the object store."""
 
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from windlass.protocol import BLOB_LIMIT_WITHOUT_STORE
@@ -21,23 +22,58 @@ async def size_of(database: Database, run_id: UUID, sha256: str) -> int | None:
     return int(rows[0]["size"]) if rows else None
 
 
+class Key(Protocol):
+    """Which value: see ``blobs.store.BlobKey``."""
+
+    @property
+    def run_id(self) -> UUID:
+        """The run it belongs to."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its bytes."""
+        ...
+
+
 class LedgerBlobs:
-    """Keeps values as rows. For installations without an object store."""
+    """Keeps values as rows, for installations without an object store. The project is implied by the run.
+
+    Args:
+        database: The ledger.
+        missing: Makes the error for a value that is not there.
+    """
 
     limit = BLOB_LIMIT_WITHOUT_STORE
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, missing: Callable[[Any], Exception]) -> None:
         self._database = database
+        self._missing = missing
 
-    async def put(self, project_uid: str, run_id: UUID, sha256: str, data: bytes) -> None:
-        """Store a value. The project is implied by the run."""
-        parameters = {"run_id": run_id, "sha256": sha256, "size": len(data), "data": data}
+    async def put(self, key: Key, data: bytes) -> None:
+        """Store a value; doing it twice changes nothing."""
+        parameters = {"run_id": key.run_id, "sha256": key.sha256, "size": len(data), "data": data}
         await self._database.fetch(_SQL["put_blob"], parameters)
 
-    async def get(self, project_uid: str, run_id: UUID, sha256: str) -> bytes | None:
-        """Return a value, or None."""
-        rows = await self._database.fetch(_SQL["get_blob"], {"run_id": run_id, "sha256": sha256})
-        return bytes(rows[0]["data"]) if rows and rows[0]["data"] is not None else None
+    async def get(self, key: Key) -> bytes:
+        """Return a value."""
+        rows = await self._database.fetch(_SQL["get_blob"], {"run_id": key.run_id, "sha256": key.sha256})
+        if not rows or rows[0]["data"] is None:
+            raise self._missing(key)
+        return bytes(rows[0]["data"])
+
+    async def exists(self, key: Key) -> bool:
+        """Whether the value is there."""
+        return await size_of(self._database, key.run_id, key.sha256) is not None
+
+    async def delete_run(self, project_uid: str, run_id: UUID) -> int:  # noqa: ARG002 - part of the store's contract
+        """Delete all values of a run and return how many there were."""
+        return len(await self._database.fetch(_SQL["delete_blobs"], {"run_id": run_id}))
+
+    async def runs(self) -> AsyncIterator[tuple[str, UUID]]:
+        """Yield the runs that have values."""
+        for row in await self._database.fetch(_SQL["blob_runs"]):
+            yield row["uid"], row["run_id"]
 
     async def check(self) -> None:
         """The ledger's own readiness covers this."""

@@ -15,7 +15,7 @@ def load(module: str) -> dict[str, LiteralString]:
     Comments are removed before a statement is sent: they are for readers, not for the parser on the other side.
     """
     # The files are part of this package, as constant as a literal in the code.
-    text: LiteralString = (files(__package__) / "sql" / f"{module}.sql").read_text()  # type: ignore[assignment]  # see above
+    text: LiteralString = (files(__package__) / "sql" / f"{module}.sql").read_text()
     parts = _NAME.split(text)[1:]
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):

@@ -2,11 +2,12 @@
 
 import hashlib
 import re
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from windlass.protocol import BlobRef
-from windlass_operator.domain.errors import InvalidRequestError, WindlassError
+from windlass_operator.blobs.store import BlobKey, BlobStore
+from windlass_operator.domain.errors import InvalidRequestError
 from windlass_operator.ledger import blobs
 from windlass_operator.ledger.attempts import Writer
 from windlass_operator.ledger.database import Database
@@ -14,34 +15,10 @@ from windlass_operator.ledger.database import Database
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-class Store(Protocol):
-    """Where the bytes go: an object store, or rows of the ledger."""
-
-    limit: int
-
-    async def put(self, project_uid: str, run_id: UUID, sha256: str, data: bytes) -> None:
-        """Store; doing it twice changes nothing."""
-        ...
-
-    async def get(self, project_uid: str, run_id: UUID, sha256: str) -> bytes | None:
-        """Return the bytes, or None."""
-        ...
-
-    async def check(self) -> None:
-        """Raise if the store cannot be used."""
-        ...
-
-
-class PayloadMissingError(WindlassError):
-    """A recorded value is not in the store any more."""
-
-    code, http_status = "PayloadMissing", 410
-
-
 class BlobService:
     """Stores and finds large values of runs."""
 
-    def __init__(self, database: Database, store: Store) -> None:
+    def __init__(self, database: Database, store: BlobStore) -> None:
         self._database = database
         self._store = store
 
@@ -58,7 +35,7 @@ class BlobService:
         """
         if not _SHA256.fullmatch(sha256) or hashlib.sha256(data).hexdigest() != sha256:
             raise InvalidRequestError("The body does not have the SHA-256 that the path names.", field="sha256")
-        await self._store.put(writer.project_uid, writer.run_id, sha256, data)
+        await self._store.put(BlobKey(writer.project_uid, writer.run_id, sha256), data)
         await blobs.record(self._database, writer.run_id, sha256, len(data))
         return BlobRef(sha256=sha256, size=len(data))
 
@@ -66,11 +43,8 @@ class BlobService:
         """Return a value of a run.
 
         Raises:
-            PayloadMissingError: The store has no such value.
+            BlobMissingError: The store has no such value.
         """
-        data = None
-        if _SHA256.fullmatch(sha256):
-            data = await self._store.get(project_uid, run_id, sha256)
-        if data is None:
-            raise PayloadMissingError(f"The value {sha256[:64]} of run {run_id} is not in the store.")
-        return data
+        if not _SHA256.fullmatch(sha256):
+            raise InvalidRequestError("The path does not name a SHA-256.", field="sha256")
+        return await self._store.get(BlobKey(project_uid, run_id, sha256))

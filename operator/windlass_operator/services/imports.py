@@ -9,11 +9,12 @@ from uuid import UUID
 import structlog
 
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
+from windlass_operator.domain.project import Project
 from windlass_operator.domain.ids import content_hash
 from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.runs import RunService
-from windlass_operator.services.submission import Project, Resource, Submission, SubmissionService
+from windlass_operator.services.submission import Resource, Submission, SubmissionService
 
 log = structlog.get_logger()
 

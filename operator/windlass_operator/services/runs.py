@@ -6,11 +6,11 @@ from typing import Any
 from uuid import UUID
 
 from windlass_operator.domain.errors import InvalidRequestError, RunNotFoundError
+from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.ledger import logs, runs, steps
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change
-from windlass_operator.services.submission import Project
 
 
 class RunService:

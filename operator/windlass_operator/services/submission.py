@@ -18,6 +18,7 @@ from windlass_operator.domain.errors import (
     WindlassError,
 )
 from windlass_operator.domain.ids import new_id
+from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import runs
@@ -27,14 +28,6 @@ from windlass_operator.services import payloads
 
 ReadTask = Callable[[str, str], Awaitable[TaskSnapshot | None]]
 """Reads a Task (namespace, name) live; None if there is none. Raises TaskInvalidError for one that cannot be run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A namespace with its UID."""
-
-    uid: str
-    namespace: str
 
 
 @dataclass(frozen=True, slots=True)

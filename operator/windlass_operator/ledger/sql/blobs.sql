@@ -8,4 +8,7 @@ SELECT data FROM blob WHERE run_id = %(run_id)s AND sha256 = %(sha256)s;
 SELECT size FROM blob WHERE run_id = %(run_id)s AND sha256 = %(sha256)s;
 
 -- name: delete_blobs
-DELETE FROM blob WHERE run_id = %(run_id)s;
+DELETE FROM blob WHERE run_id = %(run_id)s RETURNING sha256;
+
+-- name: blob_runs
+SELECT DISTINCT p.uid, blob.run_id FROM blob JOIN run ON run.id = blob.run_id JOIN project p ON p.id = run.project_id;

@@ -1,0 +1,174 @@
+"""Kubernetes as the services see it: projects, Tasks, Runs, pods and the runner's Secret."""
+
+import base64
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import structlog
+
+from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.domain.pods import PodPlan, PodSeen
+from windlass_operator.domain.project import Project
+from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.kube import manifests
+from windlass_operator.kube.client import KubeClient, TokenIdentity, secret_text
+from windlass_operator.kube.errors import AlreadyExistsError, KubeConflictError, KubeNotFoundError
+from windlass_operator.kube.kinds import NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
+from windlass_operator.kube.pod_status import read_pod
+from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL
+from windlass_operator.resources.names import LABEL_TASK
+from windlass_operator.resources.task import parse_task
+
+log = structlog.get_logger()
+
+_REMEMBER_PROJECT: Final = 10.0
+_MANAGED: Final = f"{MANAGED_BY_LABEL}=windlass"
+
+
+class KubeCluster:
+    """The adapter behind the services' protocols.
+
+    Args:
+        client: The API server.
+        settings: How runner pods are made.
+        default_image: Image of Tasks that name none.
+        namespaces: The listed namespaces; empty for the whole cluster.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        settings: manifests.RunnerSettings,
+        *,
+        default_image: str,
+        namespaces: tuple[str, ...] = (),
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._default_image = default_image
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self._projects: dict[str, tuple[float, Project]] = {}
+
+    async def project(self, namespace: str) -> Project:
+        """Return the project of a namespace, by its UID as it was a few seconds ago at most.
+
+        Raises:
+            KubeNotFoundError: There is no such namespace.
+        """
+        known = self._projects.get(namespace)
+        if known and known[0] > time.monotonic():
+            return known[1]
+        found = await self._client.get(NAMESPACES, None, namespace)
+        if found is None:
+            self._projects.pop(namespace, None)
+            raise KubeNotFoundError(f"There is no namespace {namespace[:253]!r}.")
+        project = Project(uid=found["metadata"]["uid"], namespace=namespace)
+        self._projects[namespace] = (time.monotonic() + _REMEMBER_PROJECT, project)
+        return project
+
+    async def read_task(self, namespace: str, name: str) -> TaskSnapshot | None:
+        """Read a Task live.
+
+        Raises:
+            TaskInvalidError: It cannot be run as it is written.
+        """
+        found = await self._client.get(TASKS, namespace, name)
+        return None if found is None else parse_task(found).snapshot(self._default_image)
+
+    async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
+        """Create the pod of a plan, or find the one that an earlier call created; return its UID."""
+        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {LABEL_TASK: plan.task[:63]})
+        body = manifests.runner_pod(named, parts, self._settings)
+        try:
+            made = await self._client.create(PODS, plan.namespace, body)
+        except AlreadyExistsError:
+            found = await self._client.get(PODS, plan.namespace, plan.name)
+            if found is None:
+                raise KubeConflictError(f"Pod {plan.namespace}/{plan.name} came and went.") from None
+            made = found
+        return str(made["metadata"]["uid"])
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a pod; one that is gone is fine."""
+        await self._client.delete(PODS, namespace, name, uid=uid)
+
+    async def list_pods(self) -> list[PodSeen]:
+        """Return all pods that are ours."""
+        return [read_pod(body) async for body in self._each(PODS, label_selector=_MANAGED)]
+
+    async def list_runs(self) -> list[dict[str, Any]]:
+        """Return all Run resources of the watched namespaces."""
+        return [body async for body in self._each(RUNS)]
+
+    async def run_uid(self, namespace: str, name: str) -> str | None:
+        """Return the UID of the Run with this name; None only where the API server says that there is none."""
+        found = await self._client.get(RUNS, namespace, name)
+        return None if found is None else str(found["metadata"]["uid"])
+
+    async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        """Write a Run's status; False when the Run is gone."""
+        return await self._client.patch_status(RUNS, namespace, name, status, uid=uid)
+
+    async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
+        """Write a status that says why this Run is not imported, keeping what the status said before."""
+        found = await self._client.get(RUNS, namespace, name)
+        if found is None:
+            return
+        before = found.get("status")
+        status = dict(before) if isinstance(before, dict) else {}
+        status |= {"reason": reason, "message": message[:1024]}
+        await self._client.patch_status(RUNS, namespace, name, status, uid=uid)
+
+    async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        """Write a Task's status; False when the Task is gone."""
+        return await self._client.patch_status(TASKS, namespace, name, status, uid=uid)
+
+    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a Run resource; one that is gone is fine."""
+        await self._client.delete(RUNS, namespace, name, uid=uid)
+
+    async def ensure_credential(self, namespace: str, fresh: str) -> str:
+        """Return the runner credential of a namespace; make its Secret with ``fresh`` if there is none."""
+        found = await self._client.get(SECRETS, namespace, CREDENTIAL_SECRET)
+        if found is None:
+            body = {
+                "metadata": {"name": CREDENTIAL_SECRET, "labels": {MANAGED_BY_LABEL: "windlass"}},
+                "type": "Opaque",
+                "data": {CREDENTIAL_KEY: base64.b64encode(fresh.encode()).decode()},
+            }
+            try:
+                found = await self._client.create(SECRETS, namespace, body)
+            except AlreadyExistsError:
+                found = await self._client.get(SECRETS, namespace, CREDENTIAL_SECRET)
+        text = secret_text(found or {}, CREDENTIAL_KEY)
+        if not text:
+            # Somebody emptied it: a Secret without a credential would hold every pod back for ever.
+            await self._client.delete(SECRETS, namespace, CREDENTIAL_SECRET, uid=None)
+            raise KubeConflictError(f"Secret {namespace}/{CREDENTIAL_SECRET} held no credential and is made again.")
+        return text
+
+    async def token_review(self, token: str, audiences: list[str]) -> TokenIdentity | None:
+        """Ask whose token this is."""
+        return await self._client.token_review(token, audiences)
+
+    async def allowed(
+        self, who: TokenIdentity, verb: str, resource: str, subresource: str, namespace: str, name: str
+    ) -> bool:
+        """Ask whether somebody may do something with one of our resources."""
+        return await self._client.access_review(
+            user=who.username,
+            groups=who.groups,
+            uid=who.uid,
+            extra=who.extra,
+            verb=verb,
+            resource=resource,
+            subresource=subresource,
+            namespace=namespace,
+            name=name,
+        )
+
+    async def _each(self, kind: Kind, *, label_selector: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        for namespace in self._namespaces:
+            async for body in self._client.list(kind, namespace, label_selector=label_selector):
+                yield body

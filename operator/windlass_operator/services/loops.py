@@ -1,0 +1,60 @@
+"""Loops that look by themselves and are woken by hints: nothing depends on a wake-up."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from windlass_operator.domain.errors import WindlassError
+
+log = structlog.get_logger()
+
+
+class Loop:
+    """Calls ``work`` when woken, and every ``every`` at the latest.
+
+    Args:
+        name: For the log.
+        work: Returns when it wants to be called again at the latest, or None for the usual time. ``timedelta(0)``
+            means at once: there is more to do.
+        every: The usual time; jittered, so that replicas do not look together.
+    """
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[timedelta | None]], *, every: timedelta) -> None:
+        self._name = name
+        self._work = work
+        self._every = every
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Loop until cancelled. A failure is logged, waited out and tried again; it never ends the loop."""
+        failures = 0
+        while True:
+            self._woken.clear()
+            pause = self._every * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+            try:
+                soon = await self._work()
+                pause = min(pause, soon) if soon is not None else pause
+                failures = 0
+            except WindlassError as error:
+                if not error.retryable:
+                    raise
+                failures += 1
+                log.warning(f"{self._name} waits", error=error.message, failures=failures)
+                pause = timedelta(seconds=min(0.2 * 2**failures, 5.0))
+            except Exception:
+                failures += 1
+                log.exception(f"{self._name} failed")
+                pause = timedelta(seconds=min(0.5 * 2**failures, 10.0))
+            if pause > timedelta(0):
+                try:
+                    async with asyncio.timeout(pause.total_seconds()):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
