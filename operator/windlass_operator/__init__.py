@@ -1,0 +1,1 @@
+"""The Windlass control plane: operator, API and migrations."""

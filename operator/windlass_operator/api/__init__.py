@@ -1,0 +1,1 @@
+"""The HTTP edge: public routes, runtime routes, authorization, translation of errors."""

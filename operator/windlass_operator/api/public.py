@@ -257,7 +257,7 @@ _TRIGGER_BODY = {
 
 
 def _first_problem(error: ValueError) -> str:
-    problems = getattr(error, "errors", list)()
+    problems: list[dict[str, Any]] = getattr(error, "errors", list)()
     if not problems:
         return str(error)[:200]
     return f"{'.'.join(str(p) for p in problems[0]['loc'])}: {problems[0]['msg']}"

@@ -30,3 +30,4 @@ class PodSeen:
     message: str | None = None
     """Why it does not start, or why it ended."""
     last_state: dict[str, Any] | None = None
+    exit_code: int | None = None

@@ -15,10 +15,9 @@ from windlass_operator.kube import manifests
 from windlass_operator.kube.client import KubeClient, TokenIdentity, secret_text
 from windlass_operator.kube.errors import AlreadyExistsError, KubeConflictError, KubeNotFoundError
 from windlass_operator.kube.kinds import NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
-from windlass_operator.kube.pod_status import read_pod
+from windlass_operator.kube.reading import read_task, see_pod
 from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL
-from windlass_operator.resources.names import LABEL_TASK
-from windlass_operator.resources.task import parse_task
+from windlass_operator.resources.names import TASK_LABEL
 
 log = structlog.get_logger()
 
@@ -74,11 +73,11 @@ class KubeCluster:
             TaskInvalidError: It cannot be run as it is written.
         """
         found = await self._client.get(TASKS, namespace, name)
-        return None if found is None else parse_task(found).snapshot(self._default_image)
+        return None if found is None else read_task(found, self._default_image)
 
     async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
         """Create the pod of a plan, or find the one that an earlier call created; return its UID."""
-        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {LABEL_TASK: plan.task[:63]})
+        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {TASK_LABEL: plan.task[:63]})
         body = manifests.runner_pod(named, parts, self._settings)
         try:
             made = await self._client.create(PODS, plan.namespace, body)
@@ -95,7 +94,7 @@ class KubeCluster:
 
     async def list_pods(self) -> list[PodSeen]:
         """Return all pods that are ours."""
-        return [read_pod(body) async for body in self._each(PODS, label_selector=_MANAGED)]
+        return [see_pod(body) async for body in self._each(PODS, label_selector=_MANAGED)]
 
     async def list_runs(self) -> list[dict[str, Any]]:
         """Return all Run resources of the watched namespaces."""

@@ -1,0 +1,1 @@
+"""Postgres: named SQL, migrations, one module for each aggregate."""

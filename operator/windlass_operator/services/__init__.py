@@ -1,0 +1,1 @@
+"""Use cases. Both edges call these."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 import structlog
 
 from windlass_operator.domain.errors import WindlassError
+from windlass_operator.ledger.projection import LeadershipLostError
 
 log = structlog.get_logger()
 
@@ -33,7 +34,11 @@ class Loop:
         self._woken.set()
 
     async def run(self) -> None:
-        """Loop until cancelled. A failure is logged, waited out and tried again; it never ends the loop."""
+        """Loop until cancelled. A failure is logged, waited out and tried again.
+
+        Raises:
+            LeadershipLostError: Another operator leads; this process must end.
+        """
         failures = 0
         while True:
             self._woken.clear()
@@ -42,9 +47,9 @@ class Loop:
                 soon = await self._work()
                 pause = min(pause, soon) if soon is not None else pause
                 failures = 0
+            except LeadershipLostError:
+                raise
             except WindlassError as error:
-                if not error.retryable:
-                    raise
                 failures += 1
                 log.warning(f"{self._name} waits", error=error.message, failures=failures)
                 pause = timedelta(seconds=min(0.2 * 2**failures, 5.0))

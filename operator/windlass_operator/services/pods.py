@@ -1,8 +1,9 @@
 """Pods: planned from the backlog, observed, ended, deleted. The operator's leader runs this, nobody else."""
 
+import asyncio
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -10,20 +11,26 @@ import msgspec
 import structlog
 
 from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_start
-from windlass_operator.domain.errors import WindlassError
+from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.ledger import attempts, pods, projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
+from windlass_operator.ledger.projection import LeadershipLostError
 from windlass_operator.services.attempts import AttemptService
+from windlass_operator.services.credentials import CredentialService
 
 log = structlog.get_logger()
 
 _KEEP_SUCCEEDED: Final = timedelta(seconds=60)
 _KEEP_FAILED: Final = timedelta(hours=1)
 _IDLE: Final = timedelta(seconds=60)
+_NOBODYS_FAULT: Final = frozenset({0, 5})
+"""Exit codes of a runner that was asked to stop, or found nothing to claim."""
+_POSTS: Final = 8
+"""Pods that are being posted at once."""
 _STALE_PLAN: Final = timedelta(seconds=5)
 _SETTLED: Final = timedelta(seconds=30)
 """Age from which a pod must be in a list: younger ones may be missing from a list that was read before their POST."""
@@ -52,6 +59,7 @@ class PodService:
         database: The ledger.
         cluster: Kubernetes.
         attempts_service: Closes attempts whose pod is gone.
+        credentials: Makes the Secret that pods read.
         epoch: Of this leader; a successor's fences our plans.
         max_starting: Most pods on their way at once.
         changed: Called with runs whose reason changed.
@@ -62,6 +70,7 @@ class PodService:
         database: Database,
         cluster: Cluster,
         attempts_service: AttemptService,
+        credentials: CredentialService,
         *,
         epoch: int,
         max_starting: int,
@@ -70,24 +79,34 @@ class PodService:
         self._database = database
         self._cluster = cluster
         self._attempts = attempts_service
+        self._credentials = credentials
+        self._posts = asyncio.Semaphore(_POSTS)
         self._epoch = epoch
         self._max_starting = max_starting
         self._changed = changed
 
-    async def start_due(self) -> datetime | None:
-        """Start the pods that the backlog asks for.
+    async def start_due(self) -> timedelta | None:
+        """Start the pods that the backlog asks for. Trouble of one key never holds the others back.
 
         Returns:
-            When to look again at the latest, because a retry or a backoff is due then; None for nothing in sight.
+            After what time to look again at the latest, because a retry or a backoff is due then; None for nothing in
+            sight.
         """
         upcoming: list[timedelta] = []
-        now: datetime | None = None
         for key in await pods.backlog(self._database):
-            now = key.now
-            upcoming += [t - now for t in (key.next_at, key.backoff_until) if t is not None and t > now]
-            for plan, pod_id in await self._plan(key):
-                await self._create(pod_id, plan, key.parts)
-        return now + min(upcoming) if now and upcoming else None
+            upcoming += [t - key.now for t in (key.next_at, key.backoff_until) if t is not None and t > key.now]
+            if key.ready <= 0:
+                continue
+            try:
+                await self._credentials.ensure(key.project_uid, key.project_id, key.namespace)
+                plans = await self._plan(key)
+                await asyncio.gather(*(self._create(pod_id, plan, key.parts) for plan, pod_id in plans))
+            except (LeadershipLostError, LedgerUnavailableError):
+                raise
+            except WindlassError as error:
+                log.warning("no pods for key", pod_key=key.key, namespace=key.namespace, error=error.message)
+                await self._note_problem(key.key, error.code, error.message)
+        return min(upcoming, default=None)
 
     async def _plan(self, key: KeyBacklog) -> list[tuple[PodPlan, UUID]]:
         """Write the rows of new pods. The names come from the rows' ids, so a repeated POST finds its pod."""
@@ -109,7 +128,8 @@ class PodService:
 
     async def _create(self, pod_id: UUID, plan: PodPlan, parts: PodParts) -> None:
         try:
-            uid = await self._cluster.create_pod(plan, parts)
+            async with self._posts:
+                uid = await self._cluster.create_pod(plan, parts)
         except WindlassError as error:
             if error.retryable:
                 log.warning("pod not created yet", pod=plan.name, error=error.message)
@@ -155,10 +175,10 @@ class PodService:
             row.pod_key,
             reason=reason,
             message=message,
-            claimed=row.claim_id is not None or seen.succeeded or not seen.exists,
+            claimed=row.claim_id is not None or seen.exit_code in _NOBODYS_FAULT or not seen.exists,
             node=seen.node,
             last_state=seen.last_state,
-            keep=_KEEP_SUCCEEDED if seen.succeeded else _KEEP_FAILED,
+            keep=_KEEP_SUCCEEDED if seen.exit_code in _NOBODYS_FAULT else _KEEP_FAILED,
         )
         for attempt_id in await self._open_attempts(row.id):
             await self._attempts.lose(attempt_id, reason=reason, message=f"Pod {row.name}: {message}")

@@ -1,0 +1,63 @@
+"""``windlass-operator``: the control plane's processes, one command each."""
+
+import argparse
+import asyncio
+import sys
+from typing import Final
+
+import psycopg
+
+from windlass_operator import logs
+from windlass_operator.config import Config
+from windlass_operator.domain.errors import WindlassError
+
+_DEEP_JSON: Final = 60_000
+"""Recursion limit: a Run whose payload is nested thousands deep must not end the watch that carries it."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; exit code 1 with a message for an expected failure."""
+    parser = argparse.ArgumentParser(prog="windlass-operator", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("operator", help="watch resources, start pods, write statuses (one leader by Lease)")
+    commands.add_parser("api", help="serve the REST API and the runners' protocol")
+    migrate = commands.add_parser("migrate", help="bring the ledger to this release's schema")
+    migrate.add_argument("--wait", type=float, default=300, help="seconds to wait for Postgres (default 300)")
+    bootstrap = commands.add_parser("bootstrap-postgres", help="create the embedded database's Secret once")
+    bootstrap.add_argument("--secret", default="windlass-postgres")
+    bootstrap.add_argument("--host", required=True)
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except WindlassError as error:
+        print(f"{error.code}: {error.message}", file=sys.stderr)  # noqa: T201 - the command's own answer
+        raise SystemExit(1) from None
+    except psycopg.OperationalError as error:
+        print(f"LedgerUnavailable: {error}", file=sys.stderr)  # noqa: T201 - the command's own answer
+        raise SystemExit(1) from None
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "bootstrap-postgres":
+        from windlass_operator.bootstrap import bootstrap_postgres
+
+        logs.configure("info")
+        asyncio.run(bootstrap_postgres(options.secret, options.host))
+        return
+    config = Config.from_env()
+    logs.configure(config.log_level)
+    sys.setrecursionlimit(_DEEP_JSON)
+    if options.command == "migrate":
+        from windlass_operator.ledger.migrate import migrate
+
+        migrate(config.postgres_uri, wait=options.wait)
+        return
+    import uvloop
+
+    from windlass_operator import processes  # late: the other commands must not pay for a web server and kopf
+
+    uvloop.run(processes.serve_api(config) if options.command == "api" else processes.operate(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""All wiring: which service gets which storage. One class for each kind of process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final, Literal, cast
+from uuid import UUID
+
+import structlog
+
+from windlass_operator.blobs.s3 import S3BlobStore
+from windlass_operator.blobs.store import BlobMissingError, BlobStore
+from windlass_operator.config import Config
+from windlass_operator.kube.client import KubeClient
+from windlass_operator.kube.cluster import KubeCluster
+from windlass_operator.kube.manifests import RunnerSettings
+from windlass_operator.kube.reading import see_pod
+from windlass_operator.ledger.blobs import LedgerBlobs
+from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.projection import take_epoch
+from windlass_operator.ledger.wakeups import Wakeups
+from windlass_operator.resources.run import RunSpec
+from windlass_operator.services.attempts import AttemptService
+from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.imports import ImportService
+from windlass_operator.services.loops import Loop
+from windlass_operator.services.pods import PodService
+from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.runs import Changes, RunService
+from windlass_operator.services.steps import StepService
+from windlass_operator.services.submission import Submission, SubmissionService
+from windlass_operator.services.tasks import TaskService
+
+log = structlog.get_logger()
+
+_SERVE_EVERY: Final = 2.0
+
+
+class Signal:
+    """Wakes everybody who waits for work."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Wake those who wait now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there may be work, or after ``seconds``."""
+        event = self._event
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
+
+
+class Context:
+    """What every process has: ledger, Kubernetes, blobs, wake-ups and the services on them."""
+
+    def __init__(self, config: Config, client: KubeClient) -> None:
+        self.config = config
+        self.client = client
+        self.database = Database(config.postgres_uri, size=config.pool_size)
+        identity = cast("Literal['secret', 'token']", config.runner_identity)
+        self.cluster = KubeCluster(
+            client,
+            RunnerSettings(api_url=config.api_url, identity=identity),
+            default_image=config.runner_image,
+            namespaces=config.namespaces,
+        )
+        self.changes = Changes()
+        self.wakeups = Wakeups(config.postgres_uri, self._woken)
+        self.changes.listen(self.wakeups.changed)
+        self.work = Signal()
+        self.changes.listen(lambda _: self.work.set())
+        store: BlobStore = S3BlobStore(config.s3) if config.s3 else LedgerBlobs(self.database, BlobMissingError)
+        self.store = store
+        self.blobs = BlobService(self.database, store)
+        self.attempts = AttemptService(self.database, self.changes)
+        self.steps = StepService(self.database, self.changes)
+        self.runs = RunService(self.database, self.changes)
+        self.submissions = SubmissionService(
+            self.database,
+            self.cluster.read_task,
+            release_namespace=config.release_namespace,
+            changed=self.changes,
+        )
+
+    @classmethod
+    async def connect(cls, config: Config) -> "Context":
+        """Return a context for the configured cluster and ledger. Nothing is asked of either yet."""
+        return cls(config, await KubeClient.connect(local_reviews=bool(config.namespaces)))
+
+    def _woken(self, run_id: UUID | None) -> None:
+        if run_id is not None:
+            self.changes.wake(run_id)
+        self.work.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the pool and the wake-ups open for the duration of the block."""
+        await self.database.open()
+        task = asyncio.create_task(self.wakeups.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self.database.close()
+            await self.client.close()
+
+    async def serve_heartbeats(self) -> None:
+        """Say again and again that heartbeats are served here."""
+        while True:
+            try:
+                await self.attempts.serve_heartbeats()
+            except Exception as error:  # Postgres is away: that is the gap which this records
+                log.warning("heartbeat service interrupted", error=str(error)[:200])
+            await asyncio.sleep(_SERVE_EVERY)
+
+
+class Operator:
+    """The leader's services and loops."""
+
+    def __init__(self, context: Context, epoch: int) -> None:
+        self._context = context
+        database, cluster, changes = context.database, context.cluster, context.changes
+        credentials = CredentialService(database, cluster)
+        self._pods = PodService(
+            database,
+            cluster,
+            context.attempts,
+            credentials,
+            epoch=epoch,
+            max_starting=context.config.max_starting_pods,
+            changed=changes,
+        )
+        self._projection = ProjectionService(database, cluster)
+        self._imports = ImportService(database, cluster, context.submissions, context.runs, read_run)
+        self._tasks = TaskService(database, cluster, context.submissions)
+        self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1))
+        self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1))
+        self._loops = [
+            self._pod_loop,
+            self._projection_loop,
+            Loop("reaper", self._reap, every=timedelta(seconds=2)),
+            Loop("housekeeping", self._keep_house, every=timedelta(seconds=5)),
+            Loop("resync", self._resync, every=timedelta(seconds=30)),
+        ]
+        changes.listen(lambda _: self._wake())
+
+    @classmethod
+    async def lead(cls, context: Context) -> "Operator":
+        """Take the lead in the ledger and return the operator that holds it."""
+        epoch = await take_epoch(context.database, context.config.pod_name)
+        log.info("leading", epoch=epoch)
+        return cls(context, epoch)
+
+    def _wake(self) -> None:
+        self._pod_loop.wake()
+        self._projection_loop.wake()
+
+    async def run(self) -> None:
+        """Run all loops until cancelled, or until another operator leads."""
+        async with asyncio.TaskGroup() as group:
+            for loop in self._loops:
+                group.create_task(loop.run())
+            group.create_task(self._follow_wakeups())
+
+    async def _follow_wakeups(self) -> None:
+        while True:
+            await self._context.work.wait(3600)
+            self._wake()
+
+    async def run_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A Run was seen, or its deletion."""
+        await self._imports.observe(body, deleted=deleted)
+
+    async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A Task was seen, or its deletion."""
+        if not deleted:
+            await self._tasks.observe(body)
+
+    async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A runner pod was seen, or its deletion."""
+        await self._pods.observe(see_pod(body, deleted=deleted))
+
+    async def _project(self) -> timedelta | None:
+        return timedelta(0) if await self._projection.project_due() else None
+
+    async def _reap(self) -> None:
+        await self._context.attempts.reap()
+
+    async def _keep_house(self) -> None:
+        await self._pods.resume_plans()
+        await self._pods.delete_due()
+        await self._context.runs.fail_held()
+        await self._projection.remove_expired()
+        await self._tasks.look_for_missing()
+
+    async def _resync(self) -> None:
+        await self._imports.resync()
+        await self._pods.resync()
+
+
+def read_run(body: Mapping[str, Any]) -> tuple[Submission, bool]:
+    """Return what a Run resource asks for, and whether it is to be cancelled."""
+    spec = RunSpec.from_object(body.get("spec"), at="spec")
+    wanted = Submission(
+        task=spec.task_ref.name,
+        version=spec.task_ref.version,
+        payload=spec.payload,
+        tags=tuple(spec.tags),
+        traceparent=spec.traceparent,
+    )
+    return wanted, spec.cancel

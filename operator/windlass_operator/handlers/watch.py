@@ -1,0 +1,93 @@
+"""The kopf edge: what we watch, and to whom each event goes.
+
+Only ``on.event``: no annotations, no finalizers, no progress in the objects. An event is a wake-up; the services are
+level-triggered and look again by themselves, so a handler never retries and never decides.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+
+import kopf
+import structlog
+
+from windlass_operator.domain.errors import WindlassError
+from windlass_operator.kube.runner_names import MANAGED_BY_LABEL
+from windlass_operator.resources.names import FINALIZER, GROUP, VERSION
+
+log = structlog.get_logger()
+
+_SERVER_TIMEOUT: Final = 300
+"""Seconds after which a watch is opened anew: a stream that went silent is noticed at the latest then."""
+
+
+class Observers(Protocol):
+    """The services that events go to."""
+
+    async def run_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A Run was seen, or its deletion."""
+        ...
+
+    async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A Task was seen, or its deletion."""
+        ...
+
+    async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A runner pod was seen, or its deletion."""
+        ...
+
+
+def registry(observers: Observers) -> kopf.OperatorRegistry:
+    """Return the handlers of all kinds that we watch."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.event(GROUP, VERSION, "runs", registry=handlers)
+    async def run_seen(event: Mapping[str, Any], **_: Any) -> None:
+        async with reported("run", event):
+            await observers.run_seen(event["object"], deleted=event["type"] == "DELETED")
+
+    @kopf.on.event(GROUP, VERSION, "tasks", registry=handlers)
+    async def task_seen(event: Mapping[str, Any], **_: Any) -> None:
+        async with reported("task", event):
+            await observers.task_seen(event["object"], deleted=event["type"] == "DELETED")
+
+    @kopf.on.event("v1", "pods", labels={MANAGED_BY_LABEL: "windlass"}, registry=handlers)
+    async def pod_seen(event: Mapping[str, Any], **_: Any) -> None:
+        async with reported("pod", event):
+            await observers.pod_seen(event["object"], deleted=event["type"] == "DELETED")
+
+    return handlers
+
+
+@asynccontextmanager
+async def reported(kind: str, event: Mapping[str, Any]) -> AsyncIterator[None]:
+    """Report what goes wrong with one object and go on with the others. The resync looks at it again."""
+    try:
+        yield
+    except WindlassError as error:
+        log.warning(f"{kind} not handled now", name=_name(event), error=error.message)
+    except Exception:  # a junk object is reported, never fatal
+        log.exception(f"{kind} not handled", name=_name(event))
+
+
+def _name(event: Mapping[str, Any]) -> str:
+    metadata = (event.get("object") or {}).get("metadata") or {}
+    return f"{metadata.get('namespace')}/{metadata.get('name')}"
+
+
+def settings(*, listed_namespaces: bool) -> kopf.OperatorSettings:
+    """Return kopf's settings.
+
+    Args:
+        listed_namespaces: The installation watches only some namespaces and may not scan the cluster.
+    """
+    configured = kopf.OperatorSettings()
+    configured.posting.enabled = False  # each log line would be one more write to the API server
+    configured.peering.standalone = True  # leadership is a Lease and an epoch in the ledger
+    configured.watching.server_timeout = _SERVER_TIMEOUT
+    configured.watching.connect_timeout = 10
+    configured.persistence.finalizer = FINALIZER
+    configured.persistence.progress_storage = kopf.StatusProgressStorage(field="status.operator")
+    configured.scanning.disabled = listed_namespaces
+    configured.networking.error_backoffs = [1, 2, 4, 8, 15]
+    return configured

@@ -1,0 +1,71 @@
+"""Objects of Kubernetes, read into what the rules work with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from windlass_operator.domain.errors import TaskInvalidError
+from windlass_operator.domain.ids import content_hash
+from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.domain.pods import PodSeen
+from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.kube.pod_status import Stage, read_pod
+from windlass_operator.resources.base import ResourceInvalidError
+from windlass_operator.resources.task import TaskSpec
+
+
+def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
+    """Return the snapshot of a Task.
+
+    Raises:
+        TaskInvalidError: It cannot be run as it is written; the text names the field.
+    """
+    try:
+        spec = TaskSpec.from_object(body.get("spec"), at="spec")
+    except ResourceInvalidError as error:
+        raise TaskInvalidError(error.message, field=error.field) from None
+    source = spec.source.inline if spec.source else None
+    parts = PodParts(
+        image=spec.image or default_image,
+        # Inline source comes with the claim; code in the image can be imported while the runner claims.
+        preload=None if source else spec.entrypoint.partition(":")[0],
+        source_hash=content_hash(source) if source else None,
+        env=spec.env_objects(),
+        resources=spec.resources.to_object(),
+        pod_template=spec.pod_template or {},
+        isolation=spec.isolation,
+    )
+    return TaskSnapshot(
+        entrypoint=spec.entrypoint,
+        source=source,
+        pod=parts,
+        retry=spec.retry.policy(),
+        timeout=spec.timeout_duration,
+        attempt_timeout=spec.attempt_timeout_duration,
+        start_timeout=spec.start_timeout_duration,
+        payload_schema=spec.payload_schema,
+        ttl_seconds=spec.ttl_after_finished_duration.total_seconds(),
+    )
+
+
+def see_pod(body: Any, *, deleted: bool = False) -> PodSeen:
+    """Return what a look at a pod shows. Never raises."""
+    pod = read_pod(body, deleted=deleted)
+    ended = pod.stage in (Stage.SUCCEEDED, Stage.FAILED)
+    why = pod.lost or pod.problem if ended or pod.stage is Stage.GONE else pod.problem
+    message = why.message if why else None
+    if ended and why is None and pod.exit_code:
+        message = f"The runner exited with code {pod.exit_code}."
+    return PodSeen(
+        name=pod.name,
+        namespace=pod.namespace,
+        uid=pod.uid,
+        exists=pod.stage is not Stage.GONE,
+        ended=ended,
+        succeeded=pod.stage is Stage.SUCCEEDED,
+        started=pod.stage is Stage.RUNNING,
+        node=pod.node,
+        reason=why.reason if why else None,
+        message=message,
+        last_state=pod.last_state,
+        exit_code=pod.exit_code,
+    )

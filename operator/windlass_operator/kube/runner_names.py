@@ -1,0 +1,22 @@
+"""Names inside a runner pod, shared by the builder, the check of templates and the reader of pods."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+GROUP_PREFIX: Final = "windlass.dev/"
+POD_KEY_LABEL: Final = "windlass.dev/pod-key"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+RUNNER_CONTAINER: Final = "runner"
+
+CREDENTIAL_SECRET: Final = "windlass-runner"  # noqa: S105 - the name of a Secret
+CREDENTIAL_KEY: Final = "credential"
+
+RESERVED_ENV: Final = ("WINDLASS_", "POD_")
+"""What the names of the runner's own variables begin with."""
+
+
+def secret_of(entry: Mapping[str, Any]) -> str | None:
+    """Return the Secret that a variable takes its value from, or None."""
+    source = entry.get("valueFrom")
+    reference = source.get("secretKeyRef") if isinstance(source, Mapping) else None
+    return str(reference.get("name")) if isinstance(reference, Mapping) else None

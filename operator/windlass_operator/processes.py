@@ -1,0 +1,175 @@
+"""The two long-running processes: the API, and the operator that leads."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import kopf
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from windlass_operator.api.app import build, health_routes
+from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.public import PublicRoutes
+from windlass_operator.api.runtime import RuntimeRoutes
+from windlass_operator.config import Config
+from windlass_operator.context import Context, Operator
+from windlass_operator.domain.errors import LedgerUnavailableError
+from windlass_operator.handlers import watch
+from windlass_operator.kube.election import lead
+
+log = structlog.get_logger()
+
+LEASE_NAME = "windlass-operator"
+
+
+class ReadyOnce:
+    """Ready from the first answer of the ledger on.
+
+    Later outages do not change that: taken out of the Service, the API could not answer 503 with Retry-After, and
+    callers would see refused connections instead of a reason.
+    """
+
+    def __init__(self, check: Callable[[], Awaitable[None]]) -> None:
+        self._check = check
+        self._ready = False
+
+    async def __call__(self) -> None:
+        """Ask the ledger until it has answered once."""
+        if not self._ready:
+            await self._check()
+            self._ready = True
+
+
+async def serve_api(config: Config) -> None:
+    """Serve the public API and the runners' protocol until a signal."""
+    context = await Context.connect(config)
+    app = application(context)
+    await uvicorn.Server(_settings(app, config.port)).serve()
+
+
+def application(context: Context) -> Any:
+    """Return the ASGI application of a context."""
+    authorizer = Authorizer(context.cluster)
+    public = PublicRoutes(
+        authorizer, context.cluster, context.submissions, context.runs, context.blobs, context.changes
+    )
+    runtime = RuntimeRoutes(context.attempts, context.steps, context.blobs, context.work, authorizer)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[None]:
+        async with context.running():
+            beats = asyncio.create_task(context.serve_heartbeats())
+            try:
+                yield
+            finally:
+                beats.cancel()
+                await asyncio.gather(beats, return_exceptions=True)
+
+    return build(public, runtime, ReadyOnce(context.database.check), start=start, version=_version())
+
+
+async def operate(config: Config) -> None:
+    """Wait for the lead, then watch, start pods and write statuses until a signal or the loss of the lead.
+
+    Raises:
+        LeadershipLostError: Another process leads; the container restarts and waits for its turn.
+    """
+    context = await Context.connect(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    async def leading() -> None:
+        operator = await _lead_ledger(context)
+        loops = asyncio.create_task(operator.run(), name="loops")
+        watching = asyncio.create_task(_watch(config, operator, stop), name="watch")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({loops, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                await task  # its error, if it has one, ends the process
+        finally:
+            stop.set()
+            for task in (loops, stopping):
+                task.cancel()
+            await asyncio.gather(loops, watching, stopping, return_exceptions=True)
+
+    async with context.running(), _health(context, config.port):
+        election = asyncio.create_task(
+            lead(
+                context.client,
+                namespace=config.release_namespace,
+                name=LEASE_NAME,
+                identity=config.pod_name,
+                on_started=leading,
+            )
+        )
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({election, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if election not in done:
+            # The leader's work ends by the same event; a process that only waits for the lead is cancelled.
+            _, waiting = await asyncio.wait({election}, timeout=10)
+            for task in waiting:
+                task.cancel()
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await election
+
+
+async def _watch(config: Config, operator: Operator, stop: asyncio.Event) -> None:
+    await kopf.operator(
+        registry=watch.registry(operator),
+        settings=watch.settings(listed_namespaces=bool(config.namespaces)),
+        clusterwide=not config.namespaces,
+        namespaces=list(config.namespaces),
+        standalone=True,
+        stop_flag=stop,
+    )
+
+
+async def _lead_ledger(context: Context) -> Operator:
+    while True:
+        try:
+            return await Operator.lead(context)
+        except LedgerUnavailableError as error:
+            log.warning("waiting for the ledger", error=error.message)
+            await asyncio.sleep(1)
+
+
+@asynccontextmanager
+async def _health(context: Context, port: int) -> AsyncIterator[None]:
+    app = Starlette(routes=health_routes(ReadyOnce(context.database.check)))
+    server = uvicorn.Server(_settings(app, port))
+    setattr(server, "capture_signals", contextlib.nullcontext)  # noqa: B010 - the operator handles signals itself
+    task = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _settings(app: Any, port: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host="0.0.0.0",  # noqa: S104 - a pod's own address
+        port=port,
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("windlass-operator")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,128 @@
+"""Conditions: what ``kubectl wait`` waits for and what tools read to learn whether an object is well.
+
+A Run carries ``Succeeded`` (Unknown until the end, then True or False) and ``Finished`` (True at every end, so that one
+wait covers them all). It never carries ``Ready``: tools that wait for an installation would call a failed run a failed
+installation. A Task carries ``Ready``, and ``Stalled`` while its spec cannot work: only that tells a doomed object from
+a slow one.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BeforeValidator, Field
+
+from windlass_operator.domain.run_state import RunState
+from windlass_operator.resources.base import KubeModel, Message, clip
+
+Status = Literal["True", "False", "Unknown"]
+
+
+class ConditionType(StrEnum):
+    """The types that we set."""
+
+    SUCCEEDED = "Succeeded"
+    FINISHED = "Finished"
+    READY = "Ready"
+    STALLED = "Stalled"
+
+
+class Condition(KubeModel):
+    """One thing that is true, false or not yet known about the object."""
+
+    type: Annotated[str, Field(min_length=1, max_length=316, pattern=r"^[A-Za-z]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")]
+    """What this is about."""
+    status: Status
+    """True, False, or Unknown while it is still open."""
+    reason: Annotated[
+        str,
+        BeforeValidator(clip(256)),
+        Field(min_length=1, max_length=256, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"),
+    ]
+    """Why, as one word for programs. The reference lists every reason with what to do."""
+    message: Message = ""
+    """Why, and what to do next, for people."""
+    last_transition_time: AwareDatetime
+    """When the status last changed."""
+    observed_generation: int | None = Field(None, ge=0)
+    """The metadata.generation that this was decided on."""
+
+
+def merge(current: Sequence[Condition], wanted: Sequence[Condition]) -> list[Condition]:
+    """Return ``wanted``, with the time of the last change taken from ``current`` where the status is the same.
+
+    Types that are not wanted any more are dropped: each object has one writer.
+    """
+    before = {condition.type: condition for condition in current}
+    merged = []
+    for condition in wanted:
+        old = before.get(condition.type)
+        same = old is not None and old.status == condition.status
+        time = old.last_transition_time if old is not None and same else condition.last_transition_time
+        merged.append(condition.model_copy(update={"last_transition_time": time}))
+    return merged
+
+
+def run_conditions(
+    state: RunState,
+    *,
+    reason: str | None,
+    message: str | None,
+    generation: int,
+    now: datetime,
+    current: Sequence[Condition] = (),
+) -> list[Condition]:
+    """Return the conditions of a Run.
+
+    Args:
+        state: Where the run stands.
+        reason: Why it stands there; the state itself if nothing holds it.
+        message: The same for people.
+        generation: ``metadata.generation`` that was acted on.
+        now: When this is decided, aware.
+        current: What the object shows now.
+    """
+    succeeded: Status = "Unknown"
+    if state.final:
+        succeeded = "True" if state is RunState.SUCCEEDED else "False"
+    moment = _whole_seconds(now)
+    shared = {"message": message or "", "observed_generation": generation, "last_transition_time": moment}
+    wanted = [
+        Condition(type=ConditionType.SUCCEEDED, status=succeeded, reason=reason or state.value, **shared),
+        # The reason is the state itself: which end it was, in a word.
+        Condition(type=ConditionType.FINISHED, status="True" if state.final else "False", reason=state.value, **shared),
+    ]
+    return merge(current, wanted)
+
+
+def task_conditions(
+    *,
+    problem: str | None,
+    message: str | None,
+    generation: int,
+    now: datetime,
+    current: Sequence[Condition] = (),
+) -> list[Condition]:
+    """Return the conditions of a Task.
+
+    Args:
+        problem: Reason why no run of this Task can start, or None.
+        message: The same for people.
+        generation: ``metadata.generation`` that was judged.
+        now: When this is decided, aware.
+        current: What the object shows now.
+    """
+    shared = {"message": message or "", "observed_generation": generation, "last_transition_time": _whole_seconds(now)}
+    wanted = [
+        Condition(type=ConditionType.READY, status="False" if problem else "True", reason=problem or "Accepted", **shared)
+    ]
+    if problem:
+        # Present only while true, as for every condition that means trouble.
+        wanted.append(Condition(type=ConditionType.STALLED, status="True", reason=problem, **shared))
+    return merge(current, wanted)
+
+
+def _whole_seconds(now: datetime) -> datetime:
+    # Kubernetes writes its own times to the second; a finer one would not compare equal after a round trip.
+    return now.astimezone(UTC).replace(microsecond=0)

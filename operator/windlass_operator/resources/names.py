@@ -1,0 +1,28 @@
+"""Names that stand on the wire: the API group, kinds, labels. Other systems match on these, so they never change."""
+
+from typing import Final
+
+GROUP: Final = "windlass.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "windlass"
+"""``kubectl get windlass`` lists every kind of ours. Not ``all``: that would put runs into everyone's overview."""
+
+TASK_KIND: Final = "Task"
+TASKS: Final = "tasks"
+RUN_KIND: Final = "Run"
+RUNS: Final = "runs"
+
+PREFIX: Final = "windlass.dev/"
+"""Of every label, annotation and finalizer that we set; what does not begin with it is not ours to touch."""
+
+TASK_LABEL: Final = f"{PREFIX}task"
+RUN_ID_LABEL: Final = f"{PREFIX}run-id"
+ATTEMPT_LABEL: Final = f"{PREFIX}attempt"
+TASK_VERSION_LABEL: Final = f"{PREFIX}version"
+
+FINALIZER: Final = f"{PREFIX}operator"
+"""For kinds that must be cleaned up after. Runs have none: an operator that is down must not hold up a namespace."""
+
+NAME_MAX: Final = 253
+"""Characters of an object's name."""
