@@ -45,3 +45,26 @@ lint: setup ## Style, formatting and the layer contracts.
 .PHONY: types
 types: setup ## mypy, strict.
 	$(BIN)/mypy
+
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: unit
+unit: setup ## Rules, models, SDK and runner parts: no services.
+	$(PYTEST) tests/unit
+
+.PHONY: ledger
+ledger: setup postgres ## SQL and races on a real PostgreSQL.
+	$(PYTEST) tests/ledger
+
+.PHONY: postgres
+postgres:
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || { \
+	  echo "No PostgreSQL server found; installing it with apt-get."; apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq postgresql >/dev/null; }
+
+.PHONY: generate
+generate: setup ## Write the CRDs from the models.
+	$(BIN)/python -m windlass_operator.resources.crd --write
+
+.PHONY: verify
+verify: setup ## Check that generated files are current.
+	$(BIN)/python -m windlass_operator.resources.crd --check

@@ -92,11 +92,11 @@ class PostgresServer:
         self._process.wait(30)
         self._process = None
 
-    def create_database(self) -> str:
-        """Create an empty database and return its URI."""
+    def create_database(self, *, template: str = "template1") -> str:
+        """Create a database and return its URI."""
         name = f"test_{secrets.token_hex(6)}"
         with psycopg.connect(self.uri(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]  # our own name, no input
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.uri(name)
 
     def _as_user(self) -> dict[str, object]:

@@ -66,8 +66,9 @@ def backoff(policy: RetryPolicy, failures: int, draw: float) -> timedelta:
         failures: Failures so far, the last one included; at least 1.
         draw: A number of [0, 1), drawn by the caller.
     """
-    # The exponent is bounded: factor ** 10_000 would overflow a float.
-    ceiling = min(policy.min_delay * policy.factor ** min(failures - 1, 64), policy.max_delay)
+    # In seconds and with a bounded exponent: factor ** 10_000 overflows a float, and its product a timedelta.
+    seconds = policy.min_delay.total_seconds() * policy.factor ** min(failures - 1, 64)
+    ceiling = timedelta(seconds=min(seconds, policy.max_delay.total_seconds()))
     return ceiling * draw if policy.jitter == "full" else ceiling
 
 

@@ -57,7 +57,7 @@ UPDATE run SET state = %(state)s, reason = %(reason)s, message = %(message)s, re
        available_at = CASE WHEN %(delay)s::interval IS NULL THEN available_at ELSE ledger_now() + %(delay)s::interval END,
        held_since = NULL,
        finished_at = CASE WHEN %(final)s THEN ledger_now() END
- WHERE id = %(run_id)s AND revision = %(revision)s
+ WHERE id = %(id)s AND revision = %(revision)s
 RETURNING revision;
 
 -- name: bind_version

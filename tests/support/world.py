@@ -1,0 +1,142 @@
+"""A control plane without Kubernetes: the real services on a real ledger, and builders for what tests need."""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from windlass import protocol
+from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.domain.pods import PodPlan, PodSeen
+from windlass_operator.domain.project import Project
+from windlass_operator.domain.retry import RetryPolicy
+from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.projection import take_epoch
+from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.pods import PodService
+from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.runs import RunService
+from windlass_operator.services.steps import StepService
+from windlass_operator.services.submission import Resource, Submission, SubmissionService
+
+SHOP = Project(uid="uid-of-shop", namespace="shop")
+
+
+def a_task(**changes: Any) -> TaskSnapshot:
+    """Return a snapshot that needs nothing: three attempts, no jitter."""
+    parts = PodParts(image="runner:test", preload=None, source_hash="0" * 16)
+    base = TaskSnapshot(entrypoint="order:process", source="x = 1", pod=parts, retry=RetryPolicy(jitter="none"))
+    return replace(base, **changes)
+
+
+@dataclass
+class FakeCluster:
+    """Kubernetes as far as the services need it. Remembers what was asked of it."""
+
+    tasks: dict[tuple[str, str], TaskSnapshot] = field(default_factory=dict)
+    pods: dict[str, PodSeen] = field(default_factory=dict)
+    statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deleted_runs: list[str] = field(default_factory=list)
+    credentials: dict[str, str] = field(default_factory=dict)
+    refuse: Exception | None = None
+
+    async def read_task(self, namespace: str, name: str) -> TaskSnapshot | None:
+        return self.tasks.get((namespace, name))
+
+    async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
+        if self.refuse is not None:
+            raise self.refuse
+        for seen in self.pods.values():
+            if seen.name == plan.name:
+                return seen.uid
+        uid = f"pod-uid-{uuid4()}"
+        self.pods[uid] = PodSeen(
+            plan.name, plan.namespace, uid, exists=True, ended=False, succeeded=False, started=False
+        )
+        return uid
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        self.pods.pop(uid, None)
+
+    async def list_pods(self) -> list[PodSeen]:
+        return list(self.pods.values())
+
+    async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        self.statuses[name] = status
+        return True
+
+    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
+        self.deleted_runs.append(name)
+
+    async def ensure_credential(self, namespace: str, fresh: str) -> str:
+        return self.credentials.setdefault(namespace, fresh)
+
+
+class World:
+    """The services of operator and API in one process."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.cluster = FakeCluster()
+        self.attempts = AttemptService(database)
+        self.steps = StepService(database, progress_every=0)
+        self.runs = RunService(database)
+        self.submissions = SubmissionService(database, self.cluster.read_task, release_namespace="windlass-system")
+        self.projection = ProjectionService(database, self.cluster)
+        self.pods: PodService
+
+    async def start(self) -> "World":
+        """Take the lead."""
+        epoch = await take_epoch(self.database, "test")
+        self.pods = self.pod_service(epoch)
+        await self.attempts.serve_heartbeats()
+        return self
+
+    def pod_service(self, epoch: int) -> PodService:
+        """Return the pod service of a leader with this epoch."""
+        credentials = CredentialService(self.database, self.cluster)
+        return PodService(self.database, self.cluster, self.attempts, credentials, epoch=epoch, max_starting=100)
+
+    async def submit(self, task: TaskSnapshot | None = None, *, name: str = "order", payload: Any = None) -> UUID:
+        """Accept a run through the API."""
+        self.cluster.tasks[(SHOP.namespace, name)] = task or a_task()
+        return await self.submissions.trigger(SHOP, Submission(task=name, payload=payload))
+
+    async def apply_run(
+        self, *, task: str = "order", name: str = "order-1", uid: str | None = None, payload: Any = None
+    ) -> UUID | None:
+        """Accept a run as a Run resource asks for it."""
+        resource = Resource(uid=uid or f"uid-of-{name}", name=name, spec_hash="hash")
+        return await self.submissions.import_resource(SHOP, Submission(task=task, payload=payload), resource)
+
+    async def claim(self, *, claim_id: str = "claim-1") -> list[protocol.ClaimedAttempt]:
+        """Start the pods that are due and claim with the newest one."""
+        await self.pods.start_due()
+        seen = list(self.cluster.pods.values())[-1]
+        return await self.attempts.claim(self.identity(seen), claim_id, 1)
+
+    def identity(self, seen: PodSeen) -> PodIdentity:
+        """Return what a runner in this pod shows."""
+        return PodIdentity(seen.uid, seen.name, secret=self.cluster.credentials[seen.namespace])
+
+    async def get(self, run_id: UUID) -> dict[str, Any]:
+        """Return a run's row."""
+        return await self.runs.get(SHOP, str(run_id))
+
+
+def a_step(key: str, *, result: str = "1", state: protocol.StepState = "succeeded") -> protocol.Step:
+    """Return a step that took 5 ms."""
+    import msgspec
+
+    value = msgspec.Raw(result.encode()) if state == "succeeded" else None
+    return protocol.Step(key=key, name=key, args_hash="a", state=state, result=value, age_ms=5, duration_ms=5)
+
+
+def a_failure(kind: protocol.FailureClass = "user") -> protocol.FailRequest:
+    """Return a failed attempt's report."""
+    return protocol.FailRequest(failure=protocol.Failure(type="ValueError", message="boom", failure_class=kind))
+
+
+SECOND = timedelta(seconds=1)
