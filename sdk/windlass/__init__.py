@@ -1,0 +1,71 @@
+"""Windlass: durable background tasks for Kubernetes.
+
+>>> from windlass import task, step
+
+Names are loaded when they are used: ``import windlass`` costs next to nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncio import gather
+
+    from windlass.client import Client, RunHandle
+    from windlass.context import CurrentRun, current_run
+    from windlass.errors import (
+        ApiError,
+        DivergenceError,
+        PermanentError,
+        RetryAt,
+        RunCancelled,
+        RunFailedError,
+        SerializationError,
+        StepError,
+        WindlassError,
+    )
+    from windlass.log import logger
+    from windlass.retry import Retry
+    from windlass.step import Step, step
+    from windlass.task import Task, task
+    from windlass.threads import ThreadPoolExecutor, to_thread
+
+_HOMES = {
+    "ApiError": "errors",
+    "Client": "client",
+    "CurrentRun": "context",
+    "DivergenceError": "errors",
+    "PermanentError": "errors",
+    "Retry": "retry",
+    "RetryAt": "errors",
+    "RunCancelled": "errors",
+    "RunFailedError": "errors",
+    "RunHandle": "client",
+    "SerializationError": "errors",
+    "Step": "step",
+    "StepError": "errors",
+    "Task": "task",
+    "ThreadPoolExecutor": "threads",
+    "WindlassError": "errors",
+    "current_run": "context",
+    "gather": "",
+    "logger": "log",
+    "step": "step",
+    "task": "task",
+    "to_thread": "threads",
+}
+
+__all__ = [  # noqa: PLE0604 - the names are in the table above
+    *_HOMES
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'windlass' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"windlass.{home}" if home else "asyncio"), name)
+    # Over the submodule of the same name, which the import has just put here.
+    globals()[name] = value
+    return value

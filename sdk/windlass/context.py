@@ -1,0 +1,80 @@
+"""The run that the calling code belongs to."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from windlass.errors import WindlassError
+
+if TYPE_CHECKING:
+    from windlass.checkpoints import Checkpoints
+
+
+class NotInRunError(WindlassError):
+    """Something that only a run has was asked for outside one."""
+
+
+@dataclass(frozen=True)
+class CurrentRun:
+    """What user code may know of its run.
+
+    Attributes:
+        id: The run's id; stable over retries.
+        task: Name of the Task.
+        namespace: Where it runs.
+        attempt: Number of this attempt, from 1.
+        max_attempts: How many failures of the code end the run.
+        name: Name of the Run resource, or None for a run without one.
+        tags: Its tags.
+        traceparent: W3C trace context of whoever asked for the run.
+    """
+
+    id: str
+    task: str
+    namespace: str
+    attempt: int
+    max_attempts: int
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    traceparent: str | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody cancelled the run; long synchronous code looks here and ends early."""
+        return self._cancelled.is_set()
+
+
+class Active:
+    """The attempt that this process runs. One process runs one attempt, so it is a plain module variable."""
+
+    def __init__(self, run: CurrentRun, checkpoints: "Checkpoints") -> None:
+        self.run = run
+        self.checkpoints = checkpoints
+        self.main_task: Any = None
+        self.loop: Any = None
+
+
+_active: Active | None = None
+
+
+def active() -> Active | None:
+    """Return the attempt of this process, or None outside a run."""
+    return _active
+
+
+def activate(attempt: Active | None) -> None:
+    """Set or clear the attempt of this process."""
+    global _active  # noqa: PLW0603 - one process, one attempt
+    _active = attempt
+
+
+def current_run() -> CurrentRun:
+    """Return the run of the calling code.
+
+    Raises:
+        NotInRunError: The code does not run in a run.
+    """
+    if _active is None:
+        raise NotInRunError("There is no run here: current_run() works inside a task that Windlass runs.")
+    return _active.run

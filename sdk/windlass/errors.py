@@ -1,0 +1,102 @@
+"""Errors that user code raises to steer Windlass, and errors that it meets."""
+
+from datetime import datetime, timedelta
+
+from windlass.protocol import Failure
+
+
+class WindlassError(Exception):
+    """Base of the errors that user code may catch."""
+
+
+class PermanentError(WindlassError):
+    """Raise it to fail the run at once: another attempt would fail in the same way."""
+
+
+class RetryAt(WindlassError):  # noqa: N818 - reads as an instruction: raise RetryAt("5m")
+    """Raise it to fail this attempt and choose when the next one starts, instead of the backoff.
+
+    Args:
+        when: A duration (``"5m"`` or a timedelta), or an aware datetime.
+        message: What the status shows.
+    """
+
+    def __init__(self, when: str | timedelta | datetime, message: str = "") -> None:
+        super().__init__(message or f"retry at {when}")
+        self.when = when
+
+
+class SerializationError(WindlassError):
+    """A value cannot become JSON that every reader accepts; the text names the place and the type."""
+
+
+class StepError(WindlassError):
+    """A step is used in a way that cannot be made durable."""
+
+
+class DivergenceError(WindlassError):
+    """History has this step with other arguments: the code or its inputs changed under the run."""
+
+
+class ApiError(WindlassError):
+    """The API refused a request.
+
+    Attributes:
+        code: Stable code, such as ``TaskNotFound``; ``ApiUnreachable`` when there was no answer.
+        status: HTTP status, 0 without an answer.
+        field: Path of the offending field.
+        hint: What to do next.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, status: int = 0, field: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message, self.status, self.field, self.hint = code, message, status, field, hint
+
+
+class RunFailedError(WindlassError):
+    """A run whose result was asked for ended without one.
+
+    Attributes:
+        state: ``Failed``, ``TimedOut`` or ``Cancelled``.
+    """
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class RunCancelled(BaseException):  # noqa: N818 - like asyncio.CancelledError, and like it no Exception
+    """The run was cancelled; raised by the next step of synchronous code so that it can clean up.
+
+    Not an ``Exception``: ``except Exception`` in user code must not swallow it.
+    """
+
+
+class AttemptClosedError(BaseException):
+    """This attempt may write no more: another one may be running. Ends the process; not for user code."""
+
+
+class ProtocolError(WindlassError):
+    """The API refused what the SDK sent; a fault of one of the two.
+
+    Attributes:
+        code: Code of the answer.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class LoadError(WindlassError):
+    """The task's code cannot be loaded.
+
+    Attributes:
+        failure: What the run's status shows.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure

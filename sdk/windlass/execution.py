@@ -1,0 +1,237 @@
+"""Running one attempt in its process: load the code, decode the payload, call the task, report what came of it."""
+
+import importlib
+import inspect
+import linecache
+import sys
+import traceback
+import types
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from windlass import branches, protocol
+from windlass.checkpoints import Checkpoints
+from windlass.context import Active, CurrentRun, activate, active
+from windlass.durations import parse_duration
+from windlass.errors import (
+    AttemptClosedError,
+    DivergenceError,
+    LoadError,
+    PermanentError,
+    RetryAt,
+    RunCancelled,
+    SerializationError,
+)
+from windlass.serialization import EMPTY, annotations_of, decode, encode
+from windlass.step import failure_of
+from windlass.task import Task
+from windlass.transport import Transport
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of an attempt: exactly one of the two."""
+
+    complete: protocol.CompleteRequest | None = None
+    fail: protocol.FailRequest | None = None
+
+
+def preload(module: str) -> None:
+    """Import the user's module.
+
+    Raises:
+        LoadError: It does not import; the failure names file and line.
+    """
+    try:
+        importlib.import_module(module)
+    except BaseException as error:  # whatever the user's module does while it is imported
+        raise _load_error(error, f"Module {module!r} does not import") from None
+
+
+def load_task(entrypoint: str, source: str | None) -> Task[Any, Any]:
+    """Return the task that ``module:function`` names.
+
+    Args:
+        entrypoint: ``module:function``.
+        source: Text of the module, if the Task carries it; else it is imported from the image.
+
+    Raises:
+        LoadError: The code does not import or has no such function; the failure names file and line.
+    """
+    module_name, _, attribute = entrypoint.partition(":")
+    if source is None:
+        preload(module_name)
+    else:
+        _compile(module_name, source)
+    found: Any = sys.modules[module_name]
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, Task):
+        return found
+    if inspect.isfunction(found):
+        return Task(found, None, {})
+    has = "is not a function" if found is not None else "does not exist"
+    message = f"{attribute!r} {has} in module {module_name!r}; the entrypoint is {entrypoint!r}."
+    raise LoadError(_permanent("EntrypointImportFailed", message))
+
+
+def _compile(name: str, source: str) -> None:
+    filename = f"{name.replace('.', '/')}.py"
+    # Filled so that tracebacks show the lines of a file that does not exist.
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    module = types.ModuleType(name)
+    module.__file__ = filename
+    try:
+        code = compile(source, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = f"{filename}:{error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise LoadError(_permanent("SourceSyntaxError", f"{line}{said}")) from None
+    sys.modules[name] = module
+    try:
+        exec(code, module.__dict__)  # noqa: S102 - to run the user's code is what we are for
+    except BaseException as error:
+        del sys.modules[name]
+        raise _load_error(error, f"Module {name!r} does not import") from None
+
+
+def _load_error(error: BaseException, what: str) -> LoadError:
+    if isinstance(error, SyntaxError):
+        return LoadError(_permanent("SourceSyntaxError", f"{error.filename}:{error.lineno}: {error.msg}"))
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/windlass/" not in f.filename and "importlib" not in f.filename
+    ]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    failure = _permanent("EntrypointImportFailed", f"{where}{what}: {type(error).__name__}: {error}"[:4096])
+    failure.traceback = failure_of(error).traceback
+    return LoadError(failure)
+
+
+def _permanent(reason: str, message: str) -> protocol.Failure:
+    return protocol.Failure(type=reason, message=message, failure_class="permanent", reason=reason)
+
+
+def request_cancel() -> None:
+    """Ask the running task to stop. Safe in a signal handler.
+
+    Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code gets :class:`RunCancelled` at its next step.
+    """
+    attempt = active()
+    if attempt is None:
+        return
+    attempt.run._cancelled.set()  # noqa: SLF001 - user code reads it through the property
+    if attempt.loop is not None and attempt.main_task is not None:
+        attempt.loop.call_soon_threadsafe(attempt.main_task.cancel)
+
+
+def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: Transport) -> Finished:
+    """Run an attempt and return what came of it.
+
+    Raises:
+        AttemptClosedError: Another attempt may be running; nothing may be reported.
+    """
+    run = CurrentRun(
+        id=attempt.run_id,
+        task=attempt.task,
+        namespace=attempt.namespace,
+        attempt=attempt.number,
+        max_attempts=attempt.max_attempts,
+        name=attempt.run_name,
+        tags=tuple(attempt.tags),
+        traceparent=attempt.traceparent,
+    )
+    checkpoints = Checkpoints(attempt, transport)
+    activated = Active(run, checkpoints)
+    activate(activated)
+    token = branches.enter(branches.Branch())
+    try:
+        args, kwargs = _arguments(task, attempt, transport)
+        value = _call_async(activated, task, args, kwargs) if task.is_async else task.function(*args, **kwargs)
+        data = encode(value, what="result")
+        checkpoints.close()
+        if len(data) <= protocol.INLINE_LIMIT:
+            return Finished(complete=protocol.CompleteRequest(result=msgspec.Raw(data)))
+        return Finished(complete=protocol.CompleteRequest(result_ref=transport.put_blob(data)))
+    except AttemptClosedError:
+        raise
+    except BaseException as error:  # the edge between the user's code and us
+        return Finished(fail=_report(error, run))
+    finally:
+        branches.leave(token)
+        activate(None)
+
+
+def _call_async(activated: Active, task: Task[Any, Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    import asyncio
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        activated.loop, activated.main_task = loop, asyncio.current_task()
+        loop.set_task_factory(branches.task_factory)
+        return await task.function(*args, **kwargs)
+
+    return asyncio.run(main())
+
+
+def _arguments(
+    task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: Transport
+) -> tuple[list[Any], dict[str, Any]]:
+    data = b"null" if attempt.payload is None else bytes(attempt.payload)
+    if attempt.payload_ref is not None:
+        data = transport.get_blob(attempt.payload_ref)
+    signature, _ = annotations_of(task.function)
+    parameters = list(signature.parameters.values())
+    try:
+        if not parameters:
+            return [], {}
+        if len(parameters) == 1:
+            only = parameters[0]
+            if data == b"null" and only.default is not EMPTY:
+                return [], {}
+            return [decode(data, only.annotation, what="payload")], {}
+        fields = decode(data, dict, what="payload")
+        known = {p.name: p for p in parameters}
+        missing = [n for n, p in known.items() if n not in fields and p.default is EMPTY]
+        unknown = [n for n in fields if n not in known]
+        if missing or unknown:
+            raise SerializationError(f"payload: missing {missing}, unknown {unknown}; {task.name} takes {list(known)}.")
+        return [], {
+            name: decode(encode(value, what="payload"), known[name].annotation, what=f"payload.{name}")
+            for name, value in fields.items()
+        }
+    except SerializationError as error:
+        raise _PayloadInvalidError(str(error)) from None
+
+
+class _PayloadInvalidError(Exception):
+    """The payload does not fit the task's parameters."""
+
+
+def _report(error: BaseException, run: CurrentRun) -> protocol.FailRequest:
+    failure = failure_of(error)
+    if type(error).__name__ == "CancelledError" or isinstance(error, RunCancelled):
+        if run.cancelled:
+            return protocol.FailRequest(failure=failure, cancelled=True)
+    elif isinstance(error, _PayloadInvalidError):
+        failure = _permanent("PayloadInvalid", str(error))
+    elif isinstance(error, SerializationError):
+        failure.failure_class, failure.reason = "permanent", "ResultNotSerializable"
+    elif isinstance(error, DivergenceError):
+        failure.failure_class, failure.reason = "permanent", "Divergence"
+    elif isinstance(error, PermanentError):
+        failure.failure_class = "permanent"
+    elif isinstance(error, SystemExit):
+        failure.message = f"The code called sys.exit({error.code!r})."
+    elif isinstance(error, RetryAt):
+        return protocol.FailRequest(failure=failure, retry_after_ms=_milliseconds_until(error.when))
+    return protocol.FailRequest(failure=failure)
+
+
+def _milliseconds_until(when: str | timedelta | datetime) -> int:
+    delay = when - datetime.now(UTC) if isinstance(when, datetime) else parse_duration(when)
+    return max(0, round(delay.total_seconds() * 1000))

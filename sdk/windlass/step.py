@@ -1,0 +1,150 @@
+"""``@step``: a function whose result is checkpointed. Its body runs at least once, and never again after that."""
+
+import inspect
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from windlass import branches, protocol
+from windlass.checkpoints import Running
+from windlass.context import Active, active
+from windlass.errors import DivergenceError, RunCancelled, StepError
+from windlass.serialization import annotations_of, decode, encode, hash_arguments
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Step(Generic[P, R]):
+    """A step. Call it like the function; outside a run it is just the function.
+
+    The first execution returns the function's own object; a later attempt returns what was saved, decoded by the return
+    annotation. Annotate steps that return models, or later attempts see plain dicts.
+    """
+
+    def __init__(self, function: Callable[P, R], name: str | None) -> None:
+        if not inspect.isfunction(function):
+            raise TypeError(f"@step wants a function, not {type(function).__name__}.")
+        update_wrapper(self, function)
+        self.function = function
+        self.name = name or function.__name__
+        if not self.name or any(c in self.name for c in "/#\0") or len(self.name) > 200:
+            raise TypeError(f"{self.name!r} cannot be a step's name: use 1 to 200 characters without '/' and '#'.")
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._signature, self._returns = annotations_of(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the step, or return its saved result."""
+        attempt = active()
+        if attempt is None:
+            return self.function(*args, **kwargs)
+        running = self._enter(args, kwargs)
+        if self.is_async:
+            return cast("R", self._run_async(attempt, running, args, kwargs))
+        return self._run(attempt, running, args, kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> "Step[P, R]":
+        """Refuse methods: ``self`` would have to be saved and hashed with every call."""
+        raise TypeError(f"@step {self.name!r} is a method. Make it a function and pass what it needs.")
+
+    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Running:
+        """Take the key when the step is called, not when it is awaited: that is the order of the code."""
+        branch = branches.current()
+        if branch is None:
+            raise StepError(
+                f"Step {self.name!r} is called from a thread that Windlass does not know. "
+                "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
+            )
+        if branch.inside_step is not None:
+            raise StepError(
+                f"Step {self.name!r} is called inside step {branch.inside_step!r}. Steps do not nest: "
+                f"call it from the task, or call {self.name}.function for the plain function."
+            )
+        hashed = hash_arguments(self._signature, self.name, args, kwargs)
+        return Running(branch.key(self.name), self.name, hashed)
+
+    def _saved(self, attempt: Active, running: Running) -> tuple[bool, Any]:
+        """Return whether history has the step, and its value.
+
+        Raises:
+            DivergenceError: History has it with other arguments.
+            RunCancelled: The run was cancelled; nothing new is started.
+        """
+        saved = attempt.checkpoints.find(running.key)
+        if saved is not None:
+            if saved.args_hash != running.args_hash or saved.name != self.name:
+                raise DivergenceError(
+                    f"Step {running.key!r} was saved with other arguments (then {saved.args_hash}, now "
+                    f"{running.args_hash}): the code or its inputs changed since. Steps must get the same arguments in "
+                    "every attempt; take times, random numbers and answers of other systems from a step."
+                )
+            data = attempt.checkpoints.value_of(saved)
+            return True, decode(data, self._returns, what=f"saved result of step {running.key!r}")
+        if attempt.run.cancelled:
+            raise RunCancelled(f"The run was cancelled before step {running.key!r}.")
+        return False, None
+
+    def _run(self, attempt: Active, running: Running, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        known, value = self._saved(attempt, running)
+        if known:
+            return cast("R", value)
+        attempt.checkpoints.begin(running)
+        token = branches.enter(branches.Branch(inside_step=running.key))
+        try:
+            result = self.function(*args, **kwargs)
+            data = encode(result, what=f"result of step {running.key!r}")
+        except Exception as error:
+            attempt.checkpoints.fail(running, failure_of(error, running.key))
+            raise
+        finally:
+            branches.leave(token)
+        attempt.checkpoints.finish(running, data)
+        return result
+
+    async def _run_async(self, attempt: Active, running: Running, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import asyncio
+
+        known, value = self._saved(attempt, running)
+        if known:
+            return value
+        attempt.checkpoints.begin(running)
+        token = branches.enter(branches.Branch(inside_step=running.key))
+        try:
+            result = await cast("Awaitable[Any]", self.function(*args, **kwargs))
+            data = encode(result, what=f"result of step {running.key!r}")
+        except Exception as error:
+            await asyncio.to_thread(attempt.checkpoints.fail, running, failure_of(error, running.key))
+            raise
+        finally:
+            branches.leave(token)
+        await asyncio.wrap_future(attempt.checkpoints.finish_soon(running, data))
+        return result
+
+
+def failure_of(error: BaseException, step: str | None = None) -> protocol.Failure:
+    """Return what the ledger keeps of an exception: without the frames of Windlass itself, at most 32 KiB."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/windlass/" not in f.filename]
+    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+    text = "".join(lines)[-32_768:].encode(errors="replace").decode()
+    message = (str(error) or type(error).__name__).encode(errors="replace").decode()[:4096]
+    return protocol.Failure(type=type(error).__name__, message=message, traceback=text, step=step)
+
+
+@overload
+def step(function: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(*, name: str | None = None) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+def step(function: Any = None, /, *, name: str | None = None) -> Any:
+    """Make a function a step: its result is saved, and a later attempt returns the saved result instead of running it.
+
+    Args:
+        function: A function, ``def`` or ``async def``.
+        name: Name in history; the function's by default. Keep it when you rename the function.
+
+    Raises:
+        TypeError: Not a function, or a name that cannot be one.
+    """
+    if function is not None:
+        return Step(function, None)
+    return lambda wrapped: Step(wrapped, name)

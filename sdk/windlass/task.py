@@ -1,0 +1,88 @@
+"""``@task``: a function that Windlass runs."""
+
+import inspect
+from collections.abc import Callable
+from datetime import timedelta
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from windlass.retry import Retry
+
+if TYPE_CHECKING:
+    from windlass.client import RunHandle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Task(Generic[P, R]):
+    """A task. Call it like the function, in tests for example; trigger it to have Windlass run it.
+
+    Attributes:
+        name: Of the Task resource: the function's, in kebab-case.
+        function: The function itself.
+    """
+
+    def __init__(self, function: Callable[P, R], name: str | None, options: dict[str, Any]) -> None:
+        if not inspect.isfunction(function):
+            raise TypeError(f"@task wants a function, not {type(function).__name__}.")
+        update_wrapper(self, function)
+        self.function = function
+        self.name = name or function.__name__.strip("_").replace("_", "-").lower()
+        self.options = options
+        self.is_async = inspect.iscoroutinefunction(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the plain function."""
+        return self.function(*args, **kwargs)
+
+    async def trigger(
+        self, payload: Any = None, *, tags: tuple[str, ...] = (), namespace: str | None = None
+    ) -> "RunHandle":
+        """Start a run and return its handle, as soon as the run is durable.
+
+        Raises:
+            ApiError: The API refused it or cannot be reached.
+        """
+        import asyncio
+
+        return await asyncio.to_thread(self.trigger_sync, payload, tags=tags, namespace=namespace)
+
+    def trigger_sync(
+        self, payload: Any = None, *, tags: tuple[str, ...] = (), namespace: str | None = None
+    ) -> "RunHandle":
+        """Start a run from synchronous code; see :meth:`trigger`."""
+        from windlass.client import Client
+
+        return Client(namespace=namespace).trigger(self.name, payload, tags=tags)
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: str | timedelta | None = None,
+    attempt_timeout: str | timedelta | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
+    """Make a function a task.
+
+    Args:
+        function: A function, ``def`` or ``async def``. Its one parameter gets the payload; with several, the payload is
+            an object and its fields are the parameters.
+        name: Of the Task resource; the function's name in kebab-case by default.
+        **options: ``retry`` (a :class:`Retry`), ``timeout`` and ``attempt_timeout`` (durations such as ``"1h"``): what
+            ``windlass manifests`` writes into the Task resource.
+
+    Raises:
+        TypeError: Not a function, or an unknown option.
+    """
+    unknown = set(options) - {"retry", "timeout", "attempt_timeout"}
+    if unknown:
+        raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
+    if function is not None:
+        return Task(function, None, {})
+    return lambda wrapped: Task(wrapped, name, options)
