@@ -1,0 +1,1 @@
+"""The Windlass runner: process 1 of every runner pod."""

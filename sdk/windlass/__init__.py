@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     )
     from windlass.log import logger
     from windlass.retry import Retry
-    from windlass.step import Step, step
-    from windlass.task import Task, task
+    from windlass.steps import Step, step
+    from windlass.tasks import Task, task
     from windlass.threads import ThreadPoolExecutor, to_thread
 
 _HOMES = {
@@ -41,16 +41,16 @@ _HOMES = {
     "RunFailedError": "errors",
     "RunHandle": "client",
     "SerializationError": "errors",
-    "Step": "step",
+    "Step": "steps",
     "StepError": "errors",
-    "Task": "task",
+    "Task": "tasks",
     "ThreadPoolExecutor": "threads",
     "WindlassError": "errors",
     "current_run": "context",
     "gather": "",
     "logger": "log",
-    "step": "step",
-    "task": "task",
+    "step": "steps",
+    "task": "tasks",
     "to_thread": "threads",
 }
 
@@ -66,6 +66,5 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(f"windlass.{home}" if home else "asyncio"), name)
-    # Over the submodule of the same name, which the import has just put here.
     globals()[name] = value
     return value

@@ -26,8 +26,8 @@ from windlass.errors import (
     SerializationError,
 )
 from windlass.serialization import EMPTY, annotations_of, decode, encode
-from windlass.step import failure_of
-from windlass.task import Task
+from windlass.steps import OURS, failure_of
+from windlass.tasks import Task
 from windlass.transport import Transport
 
 
@@ -104,7 +104,7 @@ def _load_error(error: BaseException, what: str) -> LoadError:
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
-        if "/windlass/" not in f.filename and "importlib" not in f.filename
+        if not f.filename.startswith(OURS) and "importlib" not in f.filename
     ]
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
     failure = _permanent("EntrypointImportFailed", f"{where}{what}: {type(error).__name__}: {error}"[:4096])

@@ -1,16 +1,20 @@
 """``@step``: a function whose result is checkpointed. Its body runs at least once, and never again after that."""
 
 import inspect
+import os
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from windlass import branches, protocol
 from windlass.checkpoints import Running
 from windlass.context import Active, active
 from windlass.errors import DivergenceError, RunCancelled, StepError
 from windlass.serialization import annotations_of, decode, encode, hash_arguments
+
+OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - pathlib would cost milliseconds of every start
+"""Folder of the SDK: its frames are left out of tracebacks."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +42,7 @@ class Step(Generic[P, R]):
         """Run the step, or return its saved result."""
         attempt = active()
         if attempt is None:
-            return self.function(*args, **kwargs)
+            return cast("R", self.function(*args, **kwargs))
         running = self._enter(args, kwargs)
         if self.is_async:
             return cast("R", self._run_async(attempt, running, args, kwargs))
@@ -100,7 +104,7 @@ class Step(Generic[P, R]):
         finally:
             branches.leave(token)
         attempt.checkpoints.finish(running, data)
-        return result
+        return cast("R", result)
 
     async def _run_async(self, attempt: Active, running: Running, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import asyncio
@@ -119,12 +123,12 @@ class Step(Generic[P, R]):
         finally:
             branches.leave(token)
         await asyncio.wrap_future(attempt.checkpoints.finish_soon(running, data))
-        return result
+        return cast("R", result)
 
 
 def failure_of(error: BaseException, step: str | None = None) -> protocol.Failure:
     """Return what the ledger keeps of an exception: without the frames of Windlass itself, at most 32 KiB."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/windlass/" not in f.filename]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(OURS)]
     lines = traceback.format_list(frames) + traceback.format_exception_only(error)
     text = "".join(lines)[-32_768:].encode(errors="replace").decode()
     message = (str(error) or type(error).__name__).encode(errors="replace").decode()[:4096]

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from windlass.retry import Retry
 
@@ -34,7 +34,7 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function."""
-        return self.function(*args, **kwargs)
+        return cast("R", self.function(*args, **kwargs))
 
     async def trigger(
         self, payload: Any = None, *, tags: tuple[str, ...] = (), namespace: str | None = None

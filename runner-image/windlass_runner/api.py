@@ -1,0 +1,115 @@
+"""Process 1's calls to the API: one kept connection for each owner, each call idempotent."""
+
+import http.client
+import random
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from windlass.protocol import PREFIX, ErrorBody
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
+    """The API answered with an error that a repeat does not change.
+
+    Attributes:
+        status: HTTP status.
+        code: Stable code of the answer.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status = status
+        self.code = code
+
+
+class Unreachable(Exception):  # noqa: N818 - as above
+    """No usable answer within the time given."""
+
+
+class ApiClient:
+    """One connection; used by one thread."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "localhost", parts.port or 80
+        self._connection: http.client.HTTPConnection | None = None
+
+    def call(
+        self,
+        path: str,
+        body: Any,
+        *,
+        token: str | None = None,
+        patience: float,
+        timeout: float = 30.0,
+        retry_codes: frozenset[str] = frozenset(),
+        sent: Callable[[], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bytes:
+        """POST a message and return the answer's body; try again with full jitter for ``patience`` seconds.
+
+        Raises:
+            Refused: The API's answer is final.
+            Unreachable: No usable answer in time, or ``stop`` said so between two tries.
+        """
+        data = msgspec.json.encode(body)
+        until = time.monotonic() + patience
+        failures = 0
+        while True:
+            fresh = self._connection is None
+            try:
+                status, answer = self._send(path, data, token, timeout, sent)
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                if not fresh and not isinstance(error, TimeoutError):
+                    continue  # the server had closed a kept connection
+                status, answer, why = 0, b"", str(error)
+            else:
+                if status < 300:
+                    return answer
+                refused = _refused(status, answer)
+                why = str(refused)
+                if status not in (408, 429, 499) and status < 500 and refused.code not in retry_codes:
+                    raise refused
+            failures += 1
+            if time.monotonic() >= until or stop():
+                raise Unreachable(f"{path}: {why or status}")
+            time.sleep(random.uniform(0.01, min(0.05 * 2 ** min(failures, 8), 5.0)))  # noqa: S311 - jitter
+
+    def _send(
+        self, path: str, data: bytes, token: str | None, timeout: float, sent: Callable[[], None] | None
+    ) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+            self._connection.connect()
+            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        headers = {"Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        self._connection.request("POST", PREFIX + path, data, headers)
+        if sent is not None:
+            sent()
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.will_close:
+            self.close()
+        return response.status, answer
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _refused(status: int, answer: bytes) -> Refused:
+    try:
+        body = msgspec.json.decode(answer, type=ErrorBody)
+    except msgspec.DecodeError:
+        return Refused(status, f"Http{status}", answer[:200].decode(errors="replace"))
+    return Refused(status, body.code, body.message)

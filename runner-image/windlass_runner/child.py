@@ -1,0 +1,73 @@
+"""The child: runs one attempt in a process and session of its own, with no credential but the attempt's token."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import msgspec
+
+from windlass import execution, protocol
+from windlass.errors import AttemptClosedError, LoadError
+from windlass.transport import HttpTransport
+from windlass_runner import exit_codes
+
+
+@dataclass(frozen=True)
+class Child:
+    """What a child gets: its attempt, and the write ends of three pipes."""
+
+    attempt: protocol.ClaimedAttempt
+    stdout: int
+    stderr: int
+    result: int
+
+
+def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
+    """Run the attempt and leave the process. Never returns, so nothing of the parent's stack runs twice."""
+    code = 70
+    try:
+        os.setsid()  # a group of its own: a timeout ends everything that the user's code started
+        os.dup2(child.stdout, 1)
+        os.dup2(child.stderr, 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        finished = _run(child.attempt, problem)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _write(child.result, msgspec.json.encode([finished.complete, finished.fail]))
+        code = exit_codes.DONE if finished.complete else exit_codes.USER_FAILURE
+    except AttemptClosedError:
+        code = exit_codes.LEASE_LOST
+    finally:
+        os._exit(code)
+
+
+def _run(attempt: protocol.ClaimedAttempt, problem: protocol.Failure | None) -> execution.Finished:
+    if problem is not None:
+        return execution.Finished(fail=protocol.FailRequest(failure=problem))
+    transport = HttpTransport(os.environ["WINDLASS_URL"], attempt.token)
+    try:
+        task = execution.load_task(attempt.entrypoint, attempt.source)
+    except LoadError as error:
+        return execution.Finished(fail=protocol.FailRequest(failure=error.failure))
+    return execution.execute(task, attempt, transport)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.close(descriptor)
+
+
+_BODY: Final = 10
+
+
+def main() -> NoReturn:
+    """Entry of a spawned child: the attempt comes on descriptor 10, the three pipes are 11 to 13."""
+    with os.fdopen(_BODY, "rb") as pipe:
+        attempt = msgspec.json.decode(pipe.read(), type=protocol.ClaimedAttempt)
+    run_child(Child(attempt, 11, 12, 13), None)

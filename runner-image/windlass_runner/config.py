@@ -1,0 +1,56 @@
+"""What the pod's environment tells the runner."""
+
+import os
+from collections.abc import Mapping
+
+
+class Config:
+    """Read once at the start.
+
+    Attributes:
+        url: Of the API (``WINDLASS_URL``).
+        pod_name: ``POD_NAME``.
+        pod_uid: ``POD_UID``.
+        preload: Module to import while the claim is under way (``WINDLASS_PRELOAD``), or None.
+        secrets: Values that must not appear in logs: those of the variables that ``WINDLASS_SECRET_ENV`` lists.
+        grace: Seconds that a child may go on after SIGTERM (``WINDLASS_GRACE``, 15): the pod's termination grace is 20.
+        wait_ms: How long a claim waits for work (``WINDLASS_CLAIM_WAIT_MS``, 10,000).
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        missing = [name for name in ("WINDLASS_URL", "POD_NAME", "POD_UID") if not env.get(name)]
+        if missing:
+            raise SystemExit(
+                f"windlass-runner: {', '.join(missing)} not set. This image is started by the Windlass operator; "
+                "to try a task by hand use the SDK's testing kit."
+            )
+        self.url = env["WINDLASS_URL"]
+        self.pod_name = env["POD_NAME"]
+        self.pod_uid = env["POD_UID"]
+        self.preload = env.get("WINDLASS_PRELOAD") or None
+        names = [n for n in env.get("WINDLASS_SECRET_ENV", "").split(",") if n]
+        self.secrets = [env[n] for n in names if n in env]
+        self.grace = float(env.get("WINDLASS_GRACE") or 15)
+        self.wait_ms = int(env.get("WINDLASS_CLAIM_WAIT_MS") or 10_000)
+        self._credential = env.get("WINDLASS_CREDENTIAL")
+        self._credential_file = env.get("WINDLASS_CREDENTIAL_FILE")
+
+    def credential(self) -> tuple[str, bool]:
+        """Return the pod's credential, and whether it is a projected token, which is read anew for each use."""
+        if self._credential:
+            return self._credential, False
+        if self._credential_file:
+            with open(self._credential_file) as file:  # noqa: PTH123 - pathlib would cost milliseconds of every start
+                return file.read().strip(), True
+        raise SystemExit("windlass-runner: neither WINDLASS_CREDENTIAL nor WINDLASS_CREDENTIAL_FILE is set.")
+
+
+def user_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for user code: everything but the pod's credential."""
+    return {k: v for k, v in env.items() if not k.startswith("WINDLASS_CREDENTIAL")}
+
+
+def forget_credential() -> None:
+    """Take the credential out of this process's own environment."""
+    for name in [n for n in os.environ if n.startswith("WINDLASS_CREDENTIAL")]:
+        del os.environ[name]

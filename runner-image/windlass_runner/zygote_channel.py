@@ -1,0 +1,6 @@
+"""What both ends of the zygote's socket agree on. Imports nothing: process 1 must not pay for the zygote's imports."""
+
+from typing import Final
+
+SOCKET: Final = 3
+"""File descriptor of the zygote's end."""
