@@ -48,16 +48,18 @@ def check() -> None:
     """
     if sys.version_info < (3, 11):  # noqa: UP036  # `python3` of another distribution may be older than the project's
         raise ClusterError(
-            f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}", todo="run it as `python3.11 -m e2e.cluster up`"
+            f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}",
+            todo="run it as `python3.11 -m e2e.cluster up`",
         )
-    _require_root()
-    # root's PATH may lack sbin when it was entered by `su`.
-    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{_SBIN}"
+    require_root()
     _install_missing_packages()
     _require_kernel_features()
 
 
-def _require_root() -> None:
+def require_root() -> None:
+    """Stop with an error unless we are root, and make sure that root finds its programs."""
+    # root's PATH may lack sbin when it was entered by `su`.
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{_SBIN}"
     if os.geteuid() != 0:
         raise ClusterError(
             "a cluster needs root: it mounts, makes network devices and runs containers",
@@ -103,7 +105,9 @@ def _install_missing_packages() -> None:
             )
     still = missing_packages()
     if still:
-        raise ClusterError(f"apt-get installed {', '.join(still)}, but their programs are not there", todo="use Debian 12 or newer")
+        raise ClusterError(
+            f"apt-get installed {', '.join(still)}, but their programs are not there", todo="use Debian 12 or newer"
+        )
 
 
 def _lists_are_stale() -> bool:

@@ -16,11 +16,23 @@ from .settings import KUBERNETES_VERSION, PACKAGE, Settings
 
 KEPT_BUILDS = 2
 """Builds kept per program: this branch's and the one before, so that switching back costs no build."""
+BUILD_SPACE_BYTES: Final = 8 * 2**30
 MINIMUM_GO: Final = (1, 26)
 _MAJOR, _MINOR, _PATCH = KUBERNETES_VERSION.removeprefix("v").split(".")
 _VERSION_FLAGS: Final = " ".join(
     f"-X k8s.io/component-base/version.{name}={value}"
     for name, value in (("gitVersion", KUBERNETES_VERSION), ("gitMajor", _MAJOR), ("gitMinor", _MINOR))
+)
+# Without these `helm template` and `helm lint` render for Kubernetes 1.20, whatever the cluster is.
+_HELM_FLAGS: Final = " ".join(
+    f"-X helm.sh/helm/v3/{name}={value}"
+    for name, value in (
+        ("internal/version.version", "v3.19.4"),
+        ("pkg/chartutil.k8sVersionMajor", _MAJOR),
+        ("pkg/chartutil.k8sVersionMinor", _MINOR),
+        ("pkg/lint/rules.k8sVersionMajor", _MAJOR),
+        ("pkg/lint/rules.k8sVersionMinor", _MINOR),
+    )
 )
 
 
@@ -57,7 +69,7 @@ PROGRAMS: Final = (
     ),
     Program("coredns"),
     Program("versitygw", package="github.com/versity/versitygw/cmd/versitygw"),
-    Program("helm", package="helm.sh/helm/v3/cmd/helm", ldflags="-s -w -X helm.sh/helm/v3/internal/version.version=v3.19.4"),
+    Program("helm", package="helm.sh/helm/v3/cmd/helm", ldflags=f"-s -w {_HELM_FLAGS}"),
 )
 
 
@@ -86,11 +98,23 @@ def build_missing(settings: Settings) -> Programs:
     missing = [p for p in PROGRAMS if not (programs.folders[p.name] / p.name).is_file()]
     if missing:
         go = find_go()
+        _require_space(settings.cache)
         for program in missing:
             with stage(f"built {program.name}"):
                 _build(go, program, programs.folders[program.name])
             _prune(program, keep=programs.folders[program.name])
     return programs
+
+
+def _require_space(cache: Path) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < BUILD_SPACE_BYTES:
+        raise ClusterError(
+            f"{free / 2**30:.1f} GiB are free, the build needs {BUILD_SPACE_BYTES / 2**30:.0f} for sources and caches",
+            where=str(cache),
+            todo="make room, or set WINDLASS_CACHE (and GOPATH, GOCACHE) to folders on a larger disk",
+        )
 
 
 def find_go() -> Path:
@@ -136,7 +160,13 @@ def _build(go: Path, program: Program, target: Path) -> None:
             [go, "build", "-trimpath", "-ldflags", program.ldflags, "-o", built / program.name, program.package],
             what=f"building {program.name} from source",
             folder=program.source,
-            environment={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off", "GOTOOLCHAIN": "local"},
+            environment={
+                **os.environ,
+                "CGO_ENABLED": "0",
+                "GOFLAGS": "-mod=readonly",
+                "GOWORK": "off",
+                "GOTOOLCHAIN": "local",
+            },
             todo="is the Go module proxy reachable (`go env GOPROXY`), and is there disk space (`df -h ~`)?",
         )
         for name in program.names:
@@ -164,4 +194,3 @@ def _in_use(folder: Path) -> bool:
         except OSError:
             continue
     return False
-

@@ -74,6 +74,8 @@ def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
         credential="token" if projected else "secret",
     )
 
+    started = False
+
     def meanwhile() -> None:
         """While the API thinks: close ourselves to other processes of our user, then let user code in."""
         nonlocal started
@@ -82,7 +84,6 @@ def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
             _close_ourselves()
             zygote.preload(config.preload)
 
-    started = False
     answer = ApiClient(config.url).call(
         "/claim",
         request,

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from windlass import execution, protocol
+from windlass.errors import LoadError
 from windlass_runner.child import Child, run_child
 from windlass_runner.zygote_channel import SOCKET
 
@@ -32,7 +33,7 @@ def main() -> None:
     if module:
         try:
             execution.preload(module)
-        except execution.LoadError as error:
+        except LoadError as error:
             problem = error.failure
     gc.collect()
     gc.freeze()  # a child's garbage collection must not copy the pages that it shares with us

@@ -15,6 +15,7 @@ from windlass_operator.kube import errors
 from windlass_operator.kube.errors import KubeConflictError, KubeNotFoundError, KubeUnavailableError
 from windlass_operator.kube.kinds import ACCESS_REVIEWS, LOCAL_ACCESS_REVIEWS, PODS, TOKEN_REVIEWS, Kind
 from windlass_operator.kube.transport import Answer, Transport, find_configuration, json_body
+from windlass_operator.resources.names import GROUP
 
 Object = dict[str, Any]
 
@@ -281,7 +282,7 @@ class KubeClient:
         verb: str,
         resource: str,
         namespace: str | None,
-        group: str = "windlass.dev",
+        group: str = GROUP,
         uid: str = "",
         extra: Mapping[str, Sequence[str]] | None = None,
         subresource: str = "",

@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import quote
 
 from windlass_operator.kube.errors import KubeInvalidError
+from windlass_operator.resources import names
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 """A DNS subdomain. Checked because a name becomes a part of a path, where ``..`` would reach another resource."""
@@ -66,8 +67,8 @@ def _segment(name: str) -> str:
     return quote(name, safe="")
 
 
-TASKS: Final = Kind("windlass.dev", "v1alpha1", "tasks", "Task")
-RUNS: Final = Kind("windlass.dev", "v1alpha1", "runs", "Run")
+TASKS: Final = Kind(names.GROUP, names.VERSION, names.TASKS, names.TASK_KIND)
+RUNS: Final = Kind(names.GROUP, names.VERSION, names.RUNS, names.RUN_KIND)
 PODS: Final = Kind("", "v1", "pods", "Pod")
 SECRETS: Final = Kind("", "v1", "secrets", "Secret")
 NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace", namespaced=False)

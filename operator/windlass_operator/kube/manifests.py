@@ -26,6 +26,7 @@ TOKEN_AUDIENCE: Final = "windlass"  # noqa: S105 - an audience
 TOKEN_LIFETIME: Final = 3600
 """Seconds; the kubelet renews a projected token at 80 % of it."""
 
+_TOKEN_VOLUME: Final = "windlass-identity"  # noqa: S105 - a name
 _TOKEN_FOLDER: Final = "/var/run/secrets/windlass.dev"  # noqa: S105 - a path
 
 Object = dict[str, Any]
@@ -75,7 +76,28 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
         EnvInvalidError: A variable of the Task has a reserved name, or one that is given twice.
         PodTemplateInvalidError: The Task's ``podTemplate`` changes what must stay.
     """
-    by_token = settings.identity == "token"
+    spec: Object = {
+        # Attempts are counted in the ledger; a container that restarts by itself would hide them.
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        # Hundreds of variables about other Services cost start-up time and leak names.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": int(POD_GRACE.total_seconds()),
+        # With the default of 5 each look-up of an outside name first tries every search domain.
+        "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [_container(key, settings)],
+    }
+    if settings.identity == "token":
+        spec["volumes"] = [_token_volume()]
+    labels = {**pod.labels, MANAGED_BY_LABEL: "windlass", POD_KEY_LABEL: pod.pod_key}
+    metadata = {"name": pod.name, "namespace": pod.namespace, "labels": labels}
+    merged = merge_template({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, key.pod_template)
+    _finish_env(merged["spec"]["containers"][0]["env"], _credential(settings))
+    return merged
+
+
+def _container(key: PodParts, settings: RunnerSettings) -> Object:
     container: Object = {
         "name": RUNNER_CONTAINER,
         "image": key.image,
@@ -90,34 +112,9 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
             "readOnlyRootFilesystem": False,
         },
     }
-    spec: Object = {
-        # Attempts are counted in the ledger; a container that restarts by itself would hide them.
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        # Hundreds of variables about other Services cost start-up time and leak names.
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": int(POD_GRACE.total_seconds()),
-        # With the default of 5 each look-up of an outside name first tries every search domain.
-        "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-    }
-    if by_token:
-        container["volumeMounts"] = [{"name": "windlass-identity", "mountPath": _TOKEN_FOLDER, "readOnly": True}]
-        spec["volumes"] = [_token_volume()]
-    ours = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": pod.name,
-            "namespace": pod.namespace,
-            "labels": {**pod.labels, MANAGED_BY_LABEL: "windlass", POD_KEY_LABEL: pod.pod_key},
-        },
-        "spec": spec,
-    }
-    merged = merge_template(ours, key.pod_template)
-    _finish_env(merged["spec"]["containers"][0]["env"], _credential(settings))
-    return merged
+    if settings.identity == "token":
+        container["volumeMounts"] = [{"name": _TOKEN_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True}]
+    return container
 
 
 def _env(key: PodParts, settings: RunnerSettings) -> list[Object]:
@@ -173,4 +170,4 @@ def _finish_env(env: list[Object], credential: Object) -> None:
 
 def _token_volume() -> Object:
     token = {"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_LIFETIME, "path": "token"}
-    return {"name": "windlass-identity", "projected": {"sources": [{"serviceAccountToken": token}]}}
+    return {"name": _TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}}

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from windlass_operator.kube.runner_names import POD_KEY_LABEL, RUNNER_CONTAINER
+from windlass_operator.resources.reasons import Reason
 
 Object = Mapping[str, Any]
 
@@ -128,21 +129,23 @@ def _problem(status: Object, container: Object) -> Cause | None:
     ended = _ended(container)
     how = _text(ended.get("reason"))
     if how == "OOMKilled":
-        return Cause("OutOfMemory", "The container used more memory than spec.resources.limits.memory allows.")
+        return Cause(
+            Reason.OUT_OF_MEMORY.value, "The container used more memory than spec.resources.limits.memory allows."
+        )
     if how in _START_ENDS:
-        return _cause("ContainerStartFailed", ended)
+        return _cause(Reason.CONTAINER_START_FAILED, ended)
     waiting = _map(_map(container.get("state")).get("waiting"))
     why = _text(waiting.get("reason"))
     if why in _IMAGE_REASONS:
-        return _cause("ImagePullFailed", waiting)
+        return _cause(Reason.IMAGE_PULL_FAILED, waiting)
     if why in _START_REASONS:
         missing = _MISSING_REFERENCE.search(_text(waiting.get("message")) or "")
-        return _cause("SecretNotFound" if missing else "ContainerStartFailed", waiting)
+        return _cause(Reason.SECRET_NOT_FOUND if missing else Reason.CONTAINER_START_FAILED, waiting)
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False" and _stage(status) is Stage.PENDING:
         return {
-            "Unschedulable": _cause("Unschedulable", scheduled),
-            "SchedulingGated": _cause("PodPending", scheduled),
+            "Unschedulable": _cause(Reason.UNSCHEDULABLE, scheduled),
+            "SchedulingGated": _cause(Reason.POD_PENDING, scheduled),
         }.get(_text(scheduled.get("reason")) or "")
     return None
 
@@ -155,7 +158,7 @@ def _lost(status: Object, ended: Object) -> Cause | None:
     if status.get("phase") == "Failed" and reason and reason not in _NOT_LOST:
         return _cause(reason, status)
     if status.get("phase") == "Unknown" or reason == "NodeLost":
-        return _cause("NodeLost", status, otherwise="The node does not report; the pod's state is unknown.")
+        return _cause(Reason.NODE_LOST, status, otherwise="The node does not report; the pod's state is unknown.")
     if ended.get("reason") == "ContainerStatusUnknown":
         return _cause("ContainerStatusUnknown", ended)
     return None

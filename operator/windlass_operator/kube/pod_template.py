@@ -12,12 +12,12 @@ from typing import Any, Final
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.kube.runner_names import (
     CREDENTIAL_SECRET,
-    GROUP_PREFIX,
     MANAGED_BY_LABEL,
     RESERVED_ENV,
     RUNNER_CONTAINER,
     secret_of,
 )
+from windlass_operator.resources.names import PREFIX
 
 Object = dict[str, Any]
 
@@ -180,7 +180,7 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
             path = f"{_ROOT}.metadata.{kind}[{str(name)[:80]}]"
             if not isinstance(name, str) or not isinstance(value, str):
                 raise _refused(path, "must be text; put numbers and booleans in quotes")
-            if name.startswith(GROUP_PREFIX) or name == MANAGED_BY_LABEL:
+            if name.startswith(PREFIX) or name == MANAGED_BY_LABEL:
                 raise _refused(path, "is Windlass's own. Choose another prefix")
             if kind == "annotations" and ("apparmor" in name or "seccomp" in name):
                 raise _refused(path, "would weaken the pod's confinement. Leave it out")

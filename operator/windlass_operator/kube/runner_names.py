@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-GROUP_PREFIX: Final = "windlass.dev/"
-POD_KEY_LABEL: Final = "windlass.dev/pod-key"
+from windlass_operator.resources.names import PREFIX
+
+POD_KEY_LABEL: Final = f"{PREFIX}pod-key"
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 RUNNER_CONTAINER: Final = "runner"
 

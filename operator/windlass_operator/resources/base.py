@@ -5,7 +5,7 @@ may know them; and it is the source of the CRD, where the docstring under each f
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 from windlass.durations import PATTERN, parse_duration
 from windlass_operator.domain.errors import WindlassError
@@ -26,7 +27,7 @@ from windlass_operator.resources.names import NAME_MAX
 class ResourceInvalidError(WindlassError):
     """An object passed the API server and still cannot be used: an old CRD, or a rule that a schema cannot state."""
 
-    code, http_status = "TaskInvalid", 422
+    code, http_status = "SpecInvalid", 422
 
 
 class KubeModel(BaseModel):
@@ -80,6 +81,23 @@ def _check_duration(text: str) -> str:
     return text
 
 
+def validations(*rules: JsonDict) -> JsonDict:
+    """Return what goes into a model's ``json_schema_extra``: CEL rules that the API server checks."""
+    return {"x-kubernetes-validations": list(rules)}
+
+
+def rule(cel: str, message: str, *, at: str | None = None) -> JsonDict:
+    """Return one CEL rule.
+
+    Args:
+        cel: True where the object is good. Written for the field's parent, so that ``has`` can be asked.
+        message: What is wrong and what to do next.
+        at: Field to name in the error, such as ``.minDelay``.
+    """
+    found: JsonDict = {"rule": cel, "message": message}
+    return found if at is None else {**found, "fieldPath": at}
+
+
 def clip(limit: int) -> Callable[[Any], Any]:
     """Return a validator that cuts a text at ``limit`` characters.
 
@@ -95,15 +113,20 @@ def clip(limit: int) -> Callable[[Any], Any]:
 Duration = Annotated[str, Field(pattern=PATTERN, max_length=32), AfterValidator(_check_duration)]
 """A duration as people write it: ``1h30m``, ``500ms``, ``2d``."""
 
+_DNS_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NUMBER: Final = r"(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
+_QUANTITY: Final = rf"^(\+|-)?{_NUMBER}(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?{_NUMBER}))?$"
+
 ObjectName = Annotated[
-    str, Field(min_length=1, max_length=NAME_MAX, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    str,
+    Field(min_length=1, max_length=NAME_MAX, pattern=rf"^{_DNS_LABEL}(\.{_DNS_LABEL})*$"),
 ]
 """Name of an object of the same namespace."""
 
-Word = Annotated[str, BeforeValidator(clip(256)), Field(max_length=256)]
+Word = Annotated[str, Field(max_length=256), BeforeValidator(clip(256))]
 """A short text that we write into a status."""
 
-Message = Annotated[str, BeforeValidator(clip(4096)), Field(max_length=4096)]
+Message = Annotated[str, Field(max_length=4096), BeforeValidator(clip(4096))]
 """A text for people that we write into a status."""
 
 FreeForm = Annotated[Any, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})]
@@ -120,7 +143,7 @@ Quantity = Annotated[
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "maxLength": 64,
-            "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+            "pattern": _QUANTITY,
             "x-kubernetes-int-or-string": True,
         }
     ),

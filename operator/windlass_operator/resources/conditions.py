@@ -37,8 +37,8 @@ class Condition(KubeModel):
     """True, False, or Unknown while it is still open."""
     reason: Annotated[
         str,
-        BeforeValidator(clip(256)),
         Field(min_length=1, max_length=256, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"),
+        BeforeValidator(clip(256)),
     ]
     """Why, as one word for programs. The reference lists every reason with what to do."""
     message: Message = ""
@@ -115,7 +115,9 @@ def task_conditions(
     """
     shared = {"message": message or "", "observed_generation": generation, "last_transition_time": _whole_seconds(now)}
     wanted = [
-        Condition(type=ConditionType.READY, status="False" if problem else "True", reason=problem or "Accepted", **shared)
+        Condition(
+            type=ConditionType.READY, status="False" if problem else "True", reason=problem or "Accepted", **shared
+        )
     ]
     if problem:
         # Present only while true, as for every condition that means trouble.

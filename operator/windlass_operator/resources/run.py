@@ -1,28 +1,29 @@
-"""The Run resource: a handle on one run of a Task. Its status is a projection of the ledger; nothing is decided from it."""
+"""The Run resource: a handle on one run. Its status is a projection of the ledger; nothing is decided from it."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic.config import JsonDict
 
-from windlass_operator.resources.base import FreeForm, KubeModel, Message, ObjectName, Word
+from windlass_operator.resources.base import FreeForm, KubeModel, Message, ObjectName, Word, rule, validations
 from windlass_operator.resources.conditions import Condition
 
 
-def _fixed(field: str) -> dict[str, str]:
-    # Whether it is there must not change either, and `has` is the only way to ask for it.
-    return {
-        "rule": f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
-        "message": f"{field} of a Run cannot be changed. Create another Run; to stop this one, set cancel to true.",
-        "fieldPath": f".{field}",
-    }
+def _fixed(field: str, *, optional: bool) -> JsonDict:
+    same = f"self.{field} == oldSelf.{field}"
+    if optional:
+        # Whether it is there must not change either, and comparing what is absent would be an error.
+        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
+    message = f"{field} of a Run cannot be changed. Create another Run; to stop this one, set cancel to true."
+    return rule(same, message, at=f".{field}")
 
 
 class TaskRef(KubeModel):
     """Which Task to run."""
 
     name: ObjectName
-    """Name of a Task in the same namespace. Task and Run may be applied in any order: a Run whose Task is missing waits for
-    it, with the reason TaskNotFound, for ten minutes."""
+    """Name of a Task in the same namespace. Task and Run may be applied in any order: a Run whose Task is missing
+    waits for it, with the reason TaskNotFound, for ten minutes."""
     version: int | None = Field(None, ge=1)
     """Run this version of the Task, as shown in its status.version, instead of the current one."""
 
@@ -31,27 +32,26 @@ class RunSpec(KubeModel):
     """What was asked for. It cannot be changed, except for cancel."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                _fixed("taskRef"),
-                _fixed("tags"),
-                _fixed("traceparent"),
-                {
-                    "rule": "!oldSelf.cancel || self.cancel",
-                    "message": "A cancellation cannot be taken back. Create another Run.",
-                    "fieldPath": ".cancel",
-                },
-            ]
-        }
+        json_schema_extra=validations(
+            _fixed("taskRef", optional=False),
+            _fixed("tags", optional=True),
+            _fixed("traceparent", optional=True),
+            rule(
+                "!oldSelf.cancel || self.cancel",
+                "A cancellation cannot be taken back. Create another Run.",
+                at=".cancel",
+            ),
+        )
     )
 
     task_ref: TaskRef
     """Which Task to run."""
     payload: FreeForm = None
-    """The argument of the task: any JSON, at most 64 KiB here; larger ones go through the API. It is checked against the
-    Task's payloadSchema. Not for secrets: everyone who may read the Run can read it."""
+    """The argument of the task: any JSON, at most 64 KiB here; larger ones go through the API. It is checked against
+    the Task's payloadSchema. Not for secrets: everyone who may read the Run can read it."""
     cancel: bool = False
-    """Set to true to stop the run: your code gets ten seconds to clean up, then it is killed. Cannot be taken back."""
+    """Set to true to stop the run: your code gets ten seconds to clean up, then it is killed. Cannot be taken
+    back."""
     tags: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=10)] = Field(
         default_factory=list, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
@@ -66,8 +66,8 @@ class Failures(KubeModel):
     user: int = Field(0, ge=0)
     """Failures of your code. These count against maxAttempts."""
     infra: int = Field(0, ge=0)
-    """Failures of the platform: a lost node, an evicted or killed pod, a runner that fell silent. They have a budget of
-    their own."""
+    """Failures of the platform: a lost node, an evicted or killed pod, a runner that fell silent. They have a budget
+    of their own."""
 
 
 class StepCounts(KubeModel):
@@ -98,8 +98,8 @@ class RunError(KubeModel):
     message: Message = ""
     """What it said."""
     failure_class: Word = Field(alias="class")
-    """Who has to answer for it: user (your code; retried), permanent (your code; not retried), timeout, infra (the platform),
-    config (image, Secret, scheduling, missing Task)."""
+    """Who has to answer for it: user (your code; retried), permanent (your code; not retried), timeout, infra (the
+    platform), config (image, Secret, scheduling, missing Task)."""
 
 
 class RunStatus(KubeModel):
@@ -109,8 +109,8 @@ class RunStatus(KubeModel):
     """Id of the run in the ledger, by which the API and the command line know it."""
     # No list of allowed values: a CRD that an upgrade kept must not refuse a state that the new release knows.
     state: Word | None = None
-    """Queued, Running, Cancelling, and at the end Succeeded, Failed, TimedOut or Cancelled. For people and columns; programs
-    wait for the conditions."""
+    """Queued, Running, Cancelling, and at the end Succeeded, Failed, TimedOut or Cancelled. For people and columns;
+    programs wait for the conditions."""
     reason: Word | None = None
     """Why the run is not running, or why it ended as it did, in one word. The reference says what to do for each."""
     message: Message | None = None
@@ -118,8 +118,8 @@ class RunStatus(KubeModel):
     attempt: int | None = Field(None, ge=0)
     """Attempts so far, of any outcome."""
     max_attempts: int | None = Field(None, ge=1)
-    """How many failures of your code end the run: the Task's retry.maxAttempts. Lost nodes do not count, so attempt may
-    exceed it."""
+    """How many failures of your code end the run: the Task's retry.maxAttempts. Lost nodes do not count, so attempt
+    may exceed it."""
     failures: Failures | None = None
     """Failed attempts, by who has to answer for them."""
     next_attempt_at: AwareDatetime | None = None
@@ -131,7 +131,7 @@ class RunStatus(KubeModel):
     result: FreeForm = None
     """What the task returned, if it is at most 64 KiB of JSON."""
     result_ref: BlobRef | None = None
-    """Where the result is larger: its hash and size. Fetch it with: windlass runs get NAME --result."""
+    """Where the result is larger: its hash and size. Read it through the API."""
     error: RunError | None = None
     """The last failure."""
     version: int | None = Field(None, ge=1)
@@ -149,17 +149,8 @@ class RunStatus(KubeModel):
     observed_generation: int | None = Field(None, ge=0)
     """The metadata.generation that this status is about."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
-        default_factory=list, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """Finished: the run has ended, in whatever way. Succeeded: it has ended well. Wait for one of them with
     kubectl wait --for=condition=Succeeded."""
-
-    def to_object(self) -> dict[str, Any]:
-        """Return the JSON object, absent fields left out but a user's result left whole.
-
-        Leaving out every None must not reach into the result, where ``null`` is a value.
-        """
-        status = super().to_object()
-        if self.result is not None:
-            status["result"] = self.result
-        return status

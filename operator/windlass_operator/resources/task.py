@@ -13,6 +13,8 @@ from windlass_operator.resources.base import (
     KubeModel,
     ObjectName,
     Quantity,
+    rule,
+    validations,
 )
 from windlass_operator.resources.conditions import Condition
 
@@ -22,10 +24,6 @@ SOURCE_LIMIT = 64 * 1024
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
-def _rule(rule: str, message: str, **more: str) -> dict[str, str]:
-    return {"rule": rule, "message": message, **more}
-
-
 class RetrySpec(KubeModel):
     """How often and how fast failures of your code are tried again.
 
@@ -33,31 +31,29 @@ class RetrySpec(KubeModel):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                # CEL's duration() knows no days, so those are left to the operator, which says so in Ready.
-                _rule(
-                    "self.minDelay.contains('d') || self.maxDelay.contains('d')"
-                    " || duration(self.minDelay) <= duration(self.maxDelay)",
-                    "minDelay must not be longer than maxDelay. Raise maxDelay or lower minDelay.",
-                    fieldPath=".minDelay",
-                )
-            ]
-        }
+        json_schema_extra=validations(
+            # CEL's duration() knows no days, so those are left to the operator, which says so in Ready.
+            rule(
+                "self.minDelay.contains('d') || self.maxDelay.contains('d')"
+                " || duration(self.minDelay) <= duration(self.maxDelay)",
+                "minDelay must not be longer than maxDelay. Raise maxDelay or lower minDelay.",
+                at=".minDelay",
+            )
+        )
     )
 
     max_attempts: int = Field(3, ge=1, le=1000)
-    """Attempts in all, the first included: 1 means no retry. Only failures of your code count: exceptions, a container
-    out of memory, attemptTimeout. A PermanentError ends the run at once, whatever this says."""
+    """Attempts in all, the first included: 1 means no retry. Only failures of your code count: exceptions, a
+    container out of memory, attemptTimeout. A PermanentError ends the run at once, whatever this says."""
     min_delay: Duration = "1s"
-    """Longest pause after the first failure. Durations look like 500ms, 30s, 1h30m, 2d."""
+    """Pause after the first failure (at most, with full jitter). Durations look like 500ms, 30s, 1h30m, 2d."""
     factor: float = Field(2, ge=1, le=100)
     """By how much the pause grows with each further failure: with minDelay 1s and factor 2, 1s, 2s, 4s, 8s …"""
     max_delay: Duration = "60s"
     """The pause never grows beyond this."""
     jitter: Literal["full", "none"] = "full"
-    """full: each pause is drawn evenly between nothing and its full length, so that many runs that failed together do not
-    come back together. none: always the full length."""
+    """full: each pause is drawn evenly between nothing and its full length, so that many runs that failed together do
+    not come back together. none: always the full length."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "RetrySpec":
@@ -80,8 +76,8 @@ class SourceSpec(KubeModel):
     """Where the code comes from, if it is not in the image."""
 
     inline: str = Field(min_length=1, max_length=SOURCE_LIMIT)
-    """Text of the Python module that the entrypoint names, at most 64 KiB. It may import whatever the image has. Good for
-    small tasks and for trying things; build an image for more."""
+    """Text of the Python module that the entrypoint names, at most 64 KiB. It may import whatever the image has. Good
+    for small tasks and for trying things; build an image for more."""
 
 
 class KeyRef(KubeModel):
@@ -92,19 +88,20 @@ class KeyRef(KubeModel):
     key: str = Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
     """Key within the object."""
     optional: bool | None = None
-    """Whether the variable is left out when the object or the key is missing. Otherwise the run waits, with the reason
-    SecretNotFound or ConfigMapNotFound, until startTimeout."""
+    """Whether the variable is left out when the object or the key is missing. Otherwise the run waits, with the
+    reason SecretNotFound, until startTimeout."""
 
 
 class EnvVarSource(KubeModel):
     """Where the value of a variable comes from. Set exactly one of the two."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                _rule("has(self.secretKeyRef) != has(self.configMapKeyRef)", "Set exactly one of secretKeyRef and configMapKeyRef.")
-            ]
-        }
+        json_schema_extra=validations(
+            rule(
+                "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+                "Set exactly one of secretKeyRef and configMapKeyRef.",
+            )
+        )
     )
 
     secret_key_ref: KeyRef | None = None
@@ -117,16 +114,14 @@ class EnvVar(KubeModel):
     """One environment variable."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                _rule("!(has(self.value) && has(self.valueFrom))", "Set value or valueFrom, not both."),
-                _rule(
-                    "!self.name.startsWith('WINDLASS_') && !self.name.startsWith('POD_')",
-                    "Names that begin with WINDLASS_ or POD_ belong to the runner. Choose another name.",
-                    fieldPath=".name",
-                ),
-            ]
-        }
+        json_schema_extra=validations(
+            rule("!(has(self.value) && has(self.valueFrom))", "Set value or valueFrom, not both."),
+            rule(
+                "!self.name.startsWith('WINDLASS_') && !self.name.startsWith('POD_')",
+                "Names that begin with WINDLASS_ or POD_ belong to the runner. Choose another name.",
+                at=".name",
+            ),
+        )
     )
 
     name: str = Field(min_length=1, max_length=256, pattern=rf"^{_IDENTIFIER}$")
@@ -150,53 +145,61 @@ class TaskSpec(KubeModel):
     """What to run, and how. Runs that are under way keep the version of the Task that they began with."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                _rule(
-                    "!has(self.env) || self.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.secretKeyRef)"
-                    " || e.valueFrom.secretKeyRef.name != 'windlass-runner')",
-                    "The Secret windlass-runner belongs to the runner. Keep your values in another Secret.",
-                    fieldPath=".env",
-                )
-            ]
-        }
+        json_schema_extra=validations(
+            rule(
+                "!has(self.env) || self.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.secretKeyRef)"
+                " || e.valueFrom.secretKeyRef.name != 'windlass-runner')",
+                "The Secret windlass-runner belongs to the runner. Keep your values in another Secret.",
+                at=".env",
+            )
+        )
     )
 
     image: str | None = Field(None, min_length=1, max_length=512)
-    """Image to run: any image built on the runner image. Default: the runner image of the installation. Name a tag or a
-    digest that does not move; runners do not ask the registry again for an image that the node has."""
-    entrypoint: str = Field(max_length=512, pattern=rf"^{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*$")
+    """Image to run: any image built on the runner image. Default: the runner image of the installation. Name a tag or
+    a digest that does not move; runners do not ask the registry again for an image that the node has."""
+    entrypoint: str = Field(
+        max_length=512, pattern=rf"^{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*$"
+    )
     """The function to run, as module:function, for example order:process_order."""
     source: SourceSpec | None = None
     """Code that is not in the image."""
-    retry: RetrySpec = Field(default_factory=RetrySpec, json_schema_extra={"default": {}})
-    """How often and how fast failures of your code are tried again. Default: 3 attempts, 1s to 60s apart."""
+    retry: RetrySpec = Field(default_factory=RetrySpec, json_schema_extra={"default": RetrySpec().to_object()})
+    """How often and how fast failures of your code are tried again: an exception, a container out of memory, an attempt
+    that took too long. A PermanentError is not tried again. Failures of the platform (a lost node, an evicted pod, a
+    runner that fell silent) have a budget of their own and use none of these attempts. Finished steps are never
+    repeated, whatever fails. Default: 3 attempts, with pauses that double from 1s up to 60s."""
     timeout: Duration | None = None
-    """Running time over all attempts, pauses not counted. When it is used up the run ends as TimedOut. Default: none."""
+    """Running time over all attempts, pauses not counted. When it is used up the run ends as TimedOut. Default:
+    none."""
     attempt_timeout: Duration | None = None
-    """Running time of one attempt. Reaching it fails the attempt, which is retried like any failure. Default: none."""
+    """Running time of one attempt. Reaching it fails the attempt, which is retried like any failure. Default:
+    none."""
     start_timeout: Duration = "10m"
-    """How long a problem of configuration (an image or Secret that does not exist, a pod that fits on no node, a missing
-    Task) may hold a run before it fails. Until then the run is Queued and shows the reason, and goes on when it is
-    mended."""
+    """How long a problem of configuration (an image or Secret that does not exist, a pod that fits on no node, a
+    missing Task) may hold a run before it fails. Until then the run is Queued and shows the reason, and goes on when
+    it is mended."""
     payload_schema: FreeFormObject | None = None
     """JSON Schema that the payload of each run must meet, checked before anything starts. Default: any JSON."""
     env: Annotated[list[EnvVar], Field(max_length=128)] = Field(
-        default_factory=list, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     """Environment variables of your code."""
     resources: Resources = Field(default_factory=Resources)
     """CPU and memory of each pod. A memory limit is wise: without one, a leak ends in the eviction of others."""
     pod_template: FreeFormObject | None = None
-    """More for the pod, in the form of a pod template (metadata and spec), merged over ours: labels, annotations,
-    nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName, runtimeClassName, imagePullSecrets,
-    serviceAccountName, volumes, and of the container named runner its volumeMounts. What makes the pod safe and ours
-    (commands, security context, identity, restartPolicy) cannot be changed; runs then show why."""
+    """More for the pod, in the form of a pod template, merged over ours. In metadata: labels and annotations. In
+    spec: nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName, preemptionPolicy,
+    runtimeClassName, schedulerName, imagePullSecrets, serviceAccountName, hostAliases, dnsPolicy, dnsConfig, volumes,
+    a securityContext that is no weaker, and one container named runner with volumeMounts, ports, workingDir,
+    resources or imagePullPolicy. Anything else would make the pod unsafe or not ours; runs then show the reason
+    PodTemplateInvalid."""
     isolation: Literal["Pod"] = "Pod"
     """Pod: each attempt runs in a pod of its own."""
     ttl_after_finished: Duration = "1h"
-    """How long a finished Run resource stays before it is deleted. The run itself, with its steps, logs and result, stays in
-    the ledger and can be read through the API and the command line."""
+    """How long a finished Run resource stays before it is deleted. The run itself, with its steps, logs and result,
+    stays in the ledger and can be read through the API and the command line."""
 
     @property
     def timeout_duration(self) -> timedelta | None:
@@ -231,6 +234,7 @@ class TaskStatus(KubeModel):
     version: int | None = Field(None, ge=1)
     """Number of the current version. Each change of the spec that runs depend on makes a new one."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
-        default_factory=list, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """Ready: runs of this Task can start. Stalled: they cannot, and only a change of the spec helps."""

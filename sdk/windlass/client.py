@@ -1,0 +1,224 @@
+"""The public API, for applications: trigger runs, wait for results.
+
+The address and the credential come from the environment: ``WINDLASS_URL``; ``WINDLASS_TOKEN``, or a file that
+``WINDLASS_TOKEN_FILE`` names (read anew for each call, as projected tokens change); ``WINDLASS_NAMESPACE``, else the
+namespace of the pod's service account, else ``default``.
+"""
+
+import http.client
+import json
+import os
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from windlass.durations import parse_duration
+from windlass.errors import ApiError, RunFailedError
+from windlass.serialization import encode
+
+_POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_LONGEST_POLL: Final = 30.0
+FINAL_STATES: Final = frozenset({"Succeeded", "Failed", "TimedOut", "Cancelled"})
+
+
+class RunHandle:
+    """A run that was triggered.
+
+    Attributes:
+        id: The run's id.
+        namespace: Where it runs.
+    """
+
+    def __init__(self, client: "Client", run_id: str) -> None:
+        self._client = client
+        self.id = run_id
+        self.namespace = client.namespace
+
+    def __repr__(self) -> str:
+        return f"RunHandle({self.namespace}/{self.id})"
+
+    def get_sync(self) -> dict[str, Any]:
+        """Return the run as it is now. See :meth:`result_sync` for errors."""
+        return self._client.get(self.id)
+
+    def result_sync(self, timeout: str | timedelta | None = None) -> Any:
+        """Wait for the run's end and return its result, as plain JSON values.
+
+        Args:
+            timeout: How long to wait; None waits for ever.
+
+        Raises:
+            RunFailedError: The run ended without a result.
+            TimeoutError: It has not ended yet.
+            ApiError: The API refused the request or cannot be reached.
+        """
+        return self._client.result(self.id, timeout)
+
+    async def get(self) -> dict[str, Any]:
+        """Return the run as it is now."""
+        import asyncio
+
+        return await asyncio.to_thread(self.get_sync)
+
+    async def result(self, timeout: str | timedelta | None = None) -> Any:  # noqa: ASYNC109 - the API's own wait, not a cancellation
+        """Wait for the run's end and return its result; see :meth:`result_sync`."""
+        import asyncio
+
+        return await asyncio.to_thread(self.result_sync, timeout)
+
+
+class Client:
+    """The API as one caller sees it.
+
+    Args:
+        url: Of the API; ``WINDLASS_URL`` by default.
+        token: A Kubernetes token of audience ``windlass``; from the environment by default.
+        namespace: Whose tasks and runs; from the environment by default.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, namespace: str | None = None) -> None:
+        self.url = url or os.environ.get("WINDLASS_URL", "")
+        if not self.url:
+            raise ApiError("NotConfigured", "WINDLASS_URL is not set: the address of the Windlass API.")
+        self._token = token
+        self.namespace = namespace or os.environ.get("WINDLASS_NAMESPACE") or _pod_namespace()
+
+    def trigger(
+        self, task: str, payload: Any = None, *, tags: tuple[str, ...] = (), version: int | None = None
+    ) -> RunHandle:
+        """Start a run; it is durable when this returns. Models and dataclasses become JSON.
+
+        Raises:
+            ApiError: The API refused it or cannot be reached.
+        """
+        value = json.loads(encode(payload, what="payload"))
+        body = {"payload": value, "tags": list(tags)} | ({"version": version} if version else {})
+        run = self.call("POST", f"tasks/{quote(task, safe='')}/runs", body=body)
+        return RunHandle(self, run["id"])
+
+    def get(self, run: str) -> dict[str, Any]:
+        """Return a run by its id or by the name of its resource."""
+        found: dict[str, Any] = self.call("GET", _run(run))
+        return found
+
+    def list(self, **filters: Any) -> dict[str, Any]:
+        """Return a page of runs: ``items``, ``nextCursor``. Filters: state, task, limit, cursor."""
+        page: dict[str, Any] = self.call("GET", "runs", query=filters)
+        return page
+
+    def steps(self, run: str) -> "list[dict[str, Any]]":
+        """Return the steps of a run."""
+        return self._all(_run(run, "steps"))
+
+    def events(self, run: str) -> "list[dict[str, Any]]":
+        """Return what happened to a run."""
+        return self._all(_run(run, "events"))
+
+    def logs(self, run: str, *, after: str = "0.0", wait: str = "0s") -> dict[str, Any]:
+        """Return log lines after a cursor: ``items``, ``nextCursor``, ``finished``."""
+        page: dict[str, Any] = self.call("GET", _run(run, "logs"), query={"after": after, "wait": wait}, timeout=90)
+        return page
+
+    def cancel(self, run: str) -> dict[str, Any]:
+        """Ask for a run's end and return the run."""
+        cancelled: dict[str, Any] = self.call("POST", _run(run, "cancel"))
+        return cancelled
+
+    def result(self, run: str, timeout: str | timedelta | None = None) -> Any:
+        """Wait for a run's end and return its result; see :meth:`RunHandle.result_sync`."""
+        until = None if timeout is None else time.monotonic() + parse_duration(timeout).total_seconds()
+        while True:
+            left = _LONGEST_POLL if until is None else min(_LONGEST_POLL, max(0.0, until - time.monotonic()))
+            try:
+                status, value = self._send(
+                    "GET", _run(run, "result"), {"wait": f"{round(left * 1000)}ms"}, None, timeout=left + 30
+                )
+            except ApiError as error:
+                if error.status == 409 and error.code.startswith("Run"):
+                    raise RunFailedError(error.code.removeprefix("Run"), error.message) from None
+                raise
+            if status == 200:
+                return value
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"Run {run} is still {value.get('state')} after {timeout}.")
+
+    def _all(self, path: str) -> "list[dict[str, Any]]":
+        items: list[dict[str, Any]] = []
+        after: Any = 0
+        while after is not None:
+            page = self.call("GET", path, query={"after": after})
+            items += page["items"]
+            after = page["nextCursor"]
+        return items
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: float = 30,
+    ) -> Any:
+        """Call a route of the namespace and return the decoded answer.
+
+        Raises:
+            ApiError: The API refused it or cannot be reached.
+        """
+        return self._send(method, path, query, body, timeout=timeout)[1]
+
+    def _send(
+        self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, *, timeout: float
+    ) -> tuple[int, Any]:
+        parts = urlsplit(self.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        wanted = {k: v for k, v in (query or {}).items() if v is not None}
+        target = f"{parts.path.rstrip('/')}/api/v1/namespaces/{quote(self.namespace, safe='')}/{path}"
+        target += f"?{urlencode(wanted)}" if wanted else ""
+        connection = kind(parts.hostname or "localhost", parts.port, timeout=timeout)
+        headers = {"Authorization": f"Bearer {self._credential()}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, target, None if body is None else json.dumps(body).encode(), headers)
+            response = connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiError("ApiUnreachable", f"The Windlass API at {self.url} does not answer: {error}") from None
+        finally:
+            connection.close()
+        if response.status >= 300:
+            raise _error(response.status, data)
+        return response.status, json.loads(data) if data else None
+
+    def _credential(self) -> str:
+        if self._token:
+            return self._token
+        path = os.environ.get("WINDLASS_TOKEN_FILE")
+        if path:
+            return Path(path).read_text().strip()
+        token = os.environ.get("WINDLASS_TOKEN")
+        if not token:
+            raise ApiError(
+                "NotConfigured",
+                "Neither WINDLASS_TOKEN nor WINDLASS_TOKEN_FILE is set. "
+                "In a pod, project a service-account token with audience `windlass`.",
+            )
+        return token
+
+
+def _run(run: str, part: str = "") -> str:
+    return f"runs/{quote(run, safe='')}" + (f"/{part}" if part else "")
+
+
+def _pod_namespace() -> str:
+    return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.exists() else "default"
+
+
+def _error(status: int, data: bytes) -> ApiError:
+    try:
+        body = json.loads(data)
+        return ApiError(body["code"], body["message"], status=status, field=body.get("field"), hint=body.get("hint"))
+    except (ValueError, KeyError, TypeError):
+        return ApiError(f"Http{status}", data[:200].decode(errors="replace") or f"HTTP {status}", status=status)

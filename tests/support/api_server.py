@@ -1,0 +1,47 @@
+"""The real runtime API on a real ledger, served on a free port of the loopback interface."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from tests.support.world import World
+from windlass_operator.api.runtime import RuntimeRoutes
+from windlass_operator.blobs.store import BlobMissingError
+from windlass_operator.domain.errors import UnauthorizedError
+from windlass_operator.ledger.blobs import LedgerBlobs
+from windlass_operator.services.blobs import BlobService
+
+
+class NobodyVouches:
+    """No projected tokens in these tests."""
+
+    async def pod_of(self, token: str) -> tuple[str, str]:
+        raise UnauthorizedError("no tokens here")
+
+
+class PollingSignal:
+    """Looks again every few milliseconds: these tests have one process and nothing to wake it."""
+
+    async def wait(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.01))
+
+
+@asynccontextmanager
+async def serving(world: World, *, port: int = 0) -> AsyncIterator[str]:
+    """Serve the runtime routes of a world and yield the URL."""
+    blobs = BlobService(world.database, LedgerBlobs(world.database, BlobMissingError))
+    routes = RuntimeRoutes(world.attempts, world.steps, blobs, PollingSignal(), NobodyVouches())
+    config = uvicorn.Config(
+        Starlette(routes=routes.routes()), host="127.0.0.1", port=port, log_level="warning", ws="none"
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    server.force_exit = True
+    await task
