@@ -60,6 +60,14 @@ def apiserver(settings: Settings, programs: Programs) -> Spec:
             f"--kubelet-certificate-authority={pki}/ca.crt",
             # The node's name resolves nowhere; without this `kubectl logs` fails.
             "--kubelet-preferred-address-types=InternalIP",
+            # The aggregation layer; without it every controller logs a missing authority once a minute.
+            f"--proxy-client-cert-file={pki}/front-proxy.crt",
+            f"--proxy-client-key-file={pki}/front-proxy.key",
+            f"--requestheader-client-ca-file={pki}/ca.crt",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-username-headers=X-Remote-User",
             f"--service-account-key-file={pki}/sa.pub",
             f"--service-account-signing-key-file={pki}/sa.key",
             f"--service-account-issuer=https://kubernetes.default.svc.{CLUSTER_DOMAIN}",
@@ -107,6 +115,7 @@ def controllers(settings: Settings, programs: Programs) -> tuple[Spec, ...]:
         f"--cluster-cidr={POD_CIDR}",
         "--proxy-mode=iptables",
         f"--hostname-override={NODE_NAME}",
+        f"--nodeport-addresses={NODE_IP}/32",
         "--metrics-bind-address=127.0.0.1:10249",
         "--healthz-bind-address=127.0.0.1:10256",
         # Zero means 'leave the kernel's value': a VM without CAP_SYS_RESOURCE may not set them.

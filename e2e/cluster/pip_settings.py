@@ -78,5 +78,5 @@ def volumes(folder: Path) -> list[str]:
     file.chmod(0o644)
     mounts = [f"{file}:{INSIDE}:ro", *(f"{path}:{path}:ro" for path in settings.mounts)]
     if Path(_CA_BUNDLE).exists():
-        mounts.append("/etc/ssl/certs:/etc/ssl/certs:ro")
+        mounts.append("/etc/ssl/certs:/etc/ssl/certs:O")
     return [option for mount in mounts for option in ("--volume", mount)]

@@ -34,6 +34,7 @@ _API_NAMES: Final = ",".join(
 IDENTITIES: Final = (
     Identity("apiserver", "/CN=kube-apiserver", _API_NAMES),
     Identity("apiserver-to-kubelet", "/O=system:masters/CN=kube-apiserver-kubelet-client"),
+    Identity("front-proxy", "/CN=front-proxy-client"),
     Identity("admin", "/O=system:masters/CN=windlass-admin"),
     Identity("kubelet", f"/O=system:nodes/CN=system:node:{NODE_NAME}", f"DNS:{NODE_NAME},IP:{NODE_IP}"),
     Identity("kube-controller-manager", "/CN=system:kube-controller-manager"),

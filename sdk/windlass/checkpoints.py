@@ -73,7 +73,7 @@ class Checkpoints:
         """Return the JSON of a finished step's result."""
         if step.result_ref is not None:
             return self._transport.get_blob(step.result_ref)
-        return b"null" if step.result is None else bytes(step.result)
+        return bytes(step.result) or b"null"
 
     def begin(self, running: Running) -> None:
         """A step's body starts."""

@@ -104,16 +104,16 @@ class Client:
         found: dict[str, Any] = self.call("GET", _run(run))
         return found
 
-    def list(self, **filters: Any) -> dict[str, Any]:
+    def list_page(self, **filters: Any) -> dict[str, Any]:
         """Return a page of runs: ``items``, ``nextCursor``. Filters: state, task, limit, cursor."""
         page: dict[str, Any] = self.call("GET", "runs", query=filters)
         return page
 
-    def steps(self, run: str) -> "list[dict[str, Any]]":
+    def steps(self, run: str) -> list[dict[str, Any]]:
         """Return the steps of a run."""
         return self._all(_run(run, "steps"))
 
-    def events(self, run: str) -> "list[dict[str, Any]]":
+    def events(self, run: str) -> list[dict[str, Any]]:
         """Return what happened to a run."""
         return self._all(_run(run, "events"))
 
@@ -145,7 +145,7 @@ class Client:
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"Run {run} is still {value.get('state')} after {timeout}.")
 
-    def _all(self, path: str) -> "list[dict[str, Any]]":
+    def _all(self, path: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         after: Any = 0
         while after is not None:

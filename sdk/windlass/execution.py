@@ -181,7 +181,7 @@ def _call_async(activated: Active, task: Task[Any, Any], args: list[Any], kwargs
 def _arguments(
     task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: Transport
 ) -> tuple[list[Any], dict[str, Any]]:
-    data = b"null" if attempt.payload is None else bytes(attempt.payload)
+    data = bytes(attempt.payload) or b"null"
     if attempt.payload_ref is not None:
         data = transport.get_blob(attempt.payload_ref)
     signature, _ = annotations_of(task.function)

@@ -109,8 +109,8 @@ class Step(Message):
     args_hash: str
     """Hash of the arguments; a replay that finds another hash diverges and never gets the saved value."""
     state: StepState
-    result: msgspec.Raw | None = None
-    """JSON of the returned value; absent when it is a blob or the step has not succeeded."""
+    result: msgspec.Raw = msgspec.Raw()
+    """JSON of the returned value; empty when it is a blob or the step has not succeeded."""
     result_ref: BlobRef | None = None
     error: Failure | None = None
     age_ms: float = 0.0
@@ -155,7 +155,7 @@ class ClaimedAttempt(Message):
     heartbeat_ms: int
     source: str | None = None
     """Text of the module, when the Task carries it inline."""
-    payload: msgspec.Raw | None = None
+    payload: msgspec.Raw = msgspec.Raw()
     payload_ref: BlobRef | None = None
     steps: list[Step] = []
     """Finished steps, oldest first, up to :data:`STEPS_IN_CLAIM_LIMIT`."""
@@ -229,7 +229,7 @@ class StepsPage(Message):
 class CompleteRequest(Message):
     """The run has succeeded. Exactly one of the two fields is set."""
 
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
     result_ref: BlobRef | None = None
 
 

@@ -116,7 +116,7 @@ async def main():
     assert json.loads(row["result"]) == [{"charged": 1}, {"charged": 2}]
     assert sorted(await logs_of(world, run_id)) == ["charging 1", "charging 2"]
     steps = await world.runs.steps(run_id, after=0, limit=10)
-    assert sorted(s["key"] for s in steps) == ["0/charge", "1/charge"]
+    assert sorted(s["key"] for s in steps) == ["charge", "charge#2"]
 
 
 async def test_a_large_step_result_and_a_large_result_become_blobs(world: World, url: str) -> None:

@@ -42,7 +42,7 @@ async def serve(world: World, clock: Clock, for_how_long: timedelta) -> None:
 async def test_a_claimed_run_succeeds_with_its_result(world: World) -> None:
     run_id = await world.submit(payload={"orderId": 7})
     (attempt,) = await world.claim()
-    assert (attempt.run_id, attempt.number, bytes(attempt.payload or b"")) == (str(run_id), 1, b'{"orderId":7}')
+    assert (attempt.run_id, attempt.number, bytes(attempt.payload)) == (str(run_id), 1, b'{"orderId":7}')
     outcome = await world.attempts.complete(attempt.token, complete())
     assert outcome.state == "Succeeded"
     row = await world.get(run_id)
@@ -120,7 +120,7 @@ async def test_a_step_is_saved_once_and_rides_along_with_the_next_claim(world: W
     await world.attempts.fail(attempt.token, a_failure())
     clock.advance(SECOND)
     (second,) = await world.claim(claim_id="claim-2")
-    assert [(s.key, bytes(s.result or b"")) for s in second.steps] == [("charge", b'"first"')]
+    assert [(s.key, bytes(s.result)) for s in second.steps] == [("charge", b'"first"')]
 
 
 async def test_a_step_that_was_running_is_forgotten_when_its_attempt_ends(world: World) -> None:

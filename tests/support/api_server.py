@@ -43,5 +43,4 @@ async def serving(world: World, *, port: int = 0) -> AsyncIterator[str]:
         await asyncio.sleep(0.005)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
-    server.force_exit = True
     await task
