@@ -68,3 +68,17 @@ generate: setup ## Write the CRDs from the models.
 .PHONY: verify
 verify: setup ## Check that generated files are current.
 	$(BIN)/python -m windlass_operator.resources.crd --check
+
+.PHONY: cluster-up cluster-down cluster-status images
+cluster-up: ## Start the one-node cluster (or check an existing one).
+	@$(PYTHON) -m e2e.cluster up
+cluster-down: ## End the one-node cluster and everything in it.
+	@$(PYTHON) -m e2e.cluster down
+cluster-status: ## Say what runs.
+	@$(PYTHON) -m e2e.cluster status
+images: cluster-up ## Build the images and bring them into the cluster.
+	@$(PYTHON) -m e2e.cluster images
+
+.PHONY: demo
+demo: setup images ## The main job, from nothing: cluster, images, Helm, a run whose pod is killed.
+	@$(PYTHON) -m e2e.demo

@@ -13,6 +13,7 @@ from typing import Final
 from . import command, pip_settings
 from .containerfiles import ProjectImage
 from .errors import ClusterError
+from .image_store import ImageStore
 from .processes import boot_id
 from .progress import stage
 from .settings import Settings
@@ -115,16 +116,25 @@ class Builder:
             todo=f"the step that failed is in {image.containerfile}",
         )
 
-    def save(self, image: ProjectImage, target: Path) -> None:
-        """Write an image as a docker-archive."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}")
-        scratch.unlink(missing_ok=True)  # buildah refuses to add to an archive
+    def store(self, image: ProjectImage, content: str, store: ImageStore) -> None:
+        """Put an image into the store; layers that are there already are not written again."""
+        store.layout.mkdir(parents=True, exist_ok=True)
+        # Uncompressed: compressing takes longer than everything else, and the layers go to this very machine.
         command.run(
-            self._buildah("push", "--quiet", image.name, f"docker-archive:{scratch}:{image.name}"),
+            self._buildah("push", "--quiet", "--disable-compression", image.name, f"oci:{store.layout}:{content}"),
+            what=f"storing {image.name}",
+            todo=f"is there disk space? Else remove {store.layout.parent}; the next build makes it anew",
+        )
+        store.add(image.name, content)
+
+    def save(self, image: ProjectImage, target: Path) -> None:
+        """Write an image as a docker-archive, the form that kind and minikube load."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # buildah refuses to add to an archive
+        command.run(
+            self._buildah("push", "--quiet", image.name, f"docker-archive:{target}:{image.name}"),
             what=f"saving {image.name}",
         )
-        scratch.replace(target)
 
     def push(self, image: ProjectImage, registry: str) -> str:
         """Push an image to a registry and return the name that it has there."""

@@ -37,6 +37,12 @@ def imported(settings: Settings) -> dict[str, str]:
     return found
 
 
+def blobs(settings: Settings) -> set[str]:
+    """Return the digests of all content that the node has."""
+    listed = subprocess.run(_ctr(settings, "content", "ls", "-q"), capture_output=True, text=True, check=False)
+    return set(listed.stdout.split())
+
+
 def import_image(settings: Settings, name: str, archive: Path, content: str) -> None:
     """Put an image into the node."""
     todo = f"delete {archive} and run `python3 -m e2e.cluster images` again"

@@ -1,4 +1,4 @@
-"""Migrations: numbered SQL files, driven by yoyo under its lock, forward only.
+"""Migrations: numbered SQL files, driven by yoyo under an advisory lock, forward only.
 
 Run as an init container of every control-plane pod. Each pod waits for the others' run to end, then finds nothing to do.
 """
@@ -6,7 +6,7 @@ Run as an init container of every control-plane pod. Each pod waits for the othe
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import structlog
@@ -16,6 +16,9 @@ from windlass_operator.domain.errors import WindlassError
 from windlass_operator.ledger.database import SCHEMA
 
 log = structlog.get_logger()
+
+_LOCK: Final = 0x77696E64
+"""Key of the advisory lock that one migrator at a time holds."""
 
 
 class SchemaUnknownError(WindlassError):
@@ -55,21 +58,32 @@ def migrate(uri: str, *, wait: float = 0) -> list[str]:
     _create_schema(uri, deadline=time.monotonic() + wait)
     with as_file(files(__package__) / "migrations") as folder:
         known = _migrations(folder)
-        backend = _backend(uri)
-        try:
-            with backend.lock(timeout=300):
-                unknown = set(backend.get_applied_migration_hashes()) - {m.hash for m in known}
-                if unknown:
-                    raise SchemaUnknownError(
-                        f"The ledger has {len(unknown)} migrations that this release does not know: "
-                        "it was used by a newer one. Install that release again; migrations only go forward."
-                    )
-                pending = backend.to_apply(known)
-                names = [m.id for m in pending]
-                backend.apply_migrations(pending)
-        finally:
-            backend.connection.close()
+        # An advisory lock of our own: yoyo's knows its holder by process id, and in a container that is always 1.
+        with psycopg.connect(uri, autocommit=True) as guard:
+            guard.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            names = _apply(_backend(uri), known)
     log.info("schema is current", applied=names)
+    return names
+
+
+def _apply(backend: Any, known: Any) -> list[str]:
+    try:
+        unknown = set(backend.get_applied_migration_hashes()) - {m.hash for m in known}
+        if unknown:
+            raise SchemaUnknownError(
+                f"The ledger has {len(unknown)} migrations that this release does not know: "
+                "it was used by a newer one. Install that release again; migrations only go forward."
+            )
+        pending = backend.to_apply(known)
+        names = [m.id for m in pending]
+        for migration in pending:
+            # Statements and mark in one transaction. yoyo's own `apply` marks in a second one, after a log entry that
+            # fails for a user without a name: what is between the two is then neither applied nor to be applied again.
+            with backend.transaction():
+                migration.process_steps(backend, "apply")
+                backend.mark_one(migration, log=False)
+    finally:
+        backend.connection.close()
     return names
 
 
