@@ -1,10 +1,12 @@
 """The cluster survives what machines do to it. These tests kill and restart the cluster that the e2e suite runs on."""
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from e2e.cluster import containers, pki
 from e2e.cluster.addons import VOLUMES
 from e2e.cluster.containerfiles import copied_paths
 from e2e.cluster.errors import ClusterError
+from e2e.cluster.image_store import ImageStore
 from e2e.cluster.kubeapi import ApiError, KubeApi
 from e2e.cluster.ownership import refuse_foreign
 from e2e.cluster.pip_settings import collect
@@ -267,6 +270,53 @@ def test_builds_get_the_pip_settings_of_the_machine_and_no_path_that_is_not_ther
     assert f"find-links = {wheels}\n" in found.text
     assert "retries = 7\n" in found.text
     assert "target" not in found.text
+
+
+def push(layout: Path, content: str, *layers: bytes) -> None:
+    """Do what buildah does: put an image into an OCI layout."""
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+
+    def put(data: bytes) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": "x", "digest": f"sha256:{digest}", "size": len(data)}
+
+    manifest = {"config": put(content.encode()), "layers": [put(layer) for layer in layers]}
+    index_file = layout / "index.json"
+    index = json.loads(index_file.read_text()) if index_file.exists() else {"manifests": []}
+    pushed = put(json.dumps(manifest).encode()) | {"annotations": {"org.opencontainers.image.ref.name": content}}
+    index["manifests"].append(pushed)
+    index_file.write_text(json.dumps(index))
+
+
+def test_an_image_travels_without_the_layers_that_the_node_has(tmp_path: Path) -> None:
+    store = ImageStore(Settings.from_environment({"WINDLASS_CACHE": str(tmp_path)}))
+    push(store.layout, "c1", b"base", b"app")
+    store.add("docker.io/windlass/x:dev", "c1")
+    base = f"sha256:{hashlib.sha256(b'base').hexdigest()}"
+
+    with store.archive("docker.io/windlass/x:dev", "c1", without={base}) as archive, tarfile.open(archive) as tar:
+        names = tar.getnames()
+
+    assert f"blobs/{base.replace(':', '/')}" not in names
+    assert f"blobs/sha256/{hashlib.sha256(b'app').hexdigest()}" in names
+    assert {"oci-layout", "index.json"} <= set(names)
+
+
+def test_the_image_store_keeps_two_builds_of_an_image_and_every_layer_they_need(tmp_path: Path) -> None:
+    store = ImageStore(Settings.from_environment({"WINDLASS_CACHE": str(tmp_path)}))
+    for number in range(4):
+        push(store.layout, f"c{number}", b"base", f"app {number}".encode())
+        store.add("docker.io/windlass/x:dev", f"c{number}")
+        os.utime(store.record("docker.io/windlass/x:dev", f"c{number}"), (number, number))
+
+    kept = [store.has("docker.io/windlass/x:dev", f"c{number}") for number in range(4)]
+    blobs = {file.read_bytes() for file in (store.layout / "blobs" / "sha256").iterdir()}
+
+    assert kept == [False, False, True, True]
+    assert {b"base", b"app 2", b"app 3"} <= blobs
+    assert not {b"app 0", b"app 1"} & blobs
 
 
 def test_an_api_that_is_away_is_told_apart_from_one_that_refuses(tmp_path: Path) -> None:
