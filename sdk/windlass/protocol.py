@@ -55,6 +55,9 @@ AttemptClosed: Final = "AttemptClosed"
 PodUnknown: Final = "PodUnknown"
 """Error code (HTTP 404): the operator has not recorded this pod's UID yet. The runner asks again shortly."""
 
+ABSENT: Final = msgspec.Raw(b"")
+"""No value. Always this object: it is by identity that an absent field is left out of a message."""
+
 LogStream = Literal["stdout", "stderr", "system"]
 StepState = Literal["running", "succeeded", "failed"]
 FailureClass = Literal["user", "permanent", "timeout", "infra"]
@@ -109,7 +112,7 @@ class Step(Message):
     args_hash: str
     """Hash of the arguments; a replay that finds another hash diverges and never gets the saved value."""
     state: StepState
-    result: msgspec.Raw = msgspec.Raw()
+    result: msgspec.Raw = ABSENT
     """JSON of the returned value; empty when it is a blob or the step has not succeeded."""
     result_ref: BlobRef | None = None
     error: Failure | None = None
@@ -155,7 +158,7 @@ class ClaimedAttempt(Message):
     heartbeat_ms: int
     source: str | None = None
     """Text of the module, when the Task carries it inline."""
-    payload: msgspec.Raw = msgspec.Raw()
+    payload: msgspec.Raw = ABSENT
     payload_ref: BlobRef | None = None
     steps: list[Step] = []
     """Finished steps, oldest first, up to :data:`STEPS_IN_CLAIM_LIMIT`."""
@@ -229,7 +232,7 @@ class StepsPage(Message):
 class CompleteRequest(Message):
     """The run has succeeded. Exactly one of the two fields is set."""
 
-    result: msgspec.Raw = msgspec.Raw()
+    result: msgspec.Raw = ABSENT
     result_ref: BlobRef | None = None
 
 

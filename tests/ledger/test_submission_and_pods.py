@@ -216,3 +216,12 @@ async def test_a_resource_that_our_ttl_removed_binds_again_and_never_runs_twice(
     assert await world.apply_run(uid=str(uuid4())) == first
     assert await world.pods.start_due() is None
     assert (await world.get(first))["state"] == "Succeeded"  # type: ignore[arg-type]  # it was imported
+
+
+async def test_a_resource_that_a_person_deleted_and_created_again_runs_again(world: World) -> None:
+    world.cluster.tasks["shop", "order"] = a_task()
+    first = await world.apply_run()
+    (attempt,) = await world.claim()
+    await world.attempts.complete(attempt.token, protocol.CompleteRequest(result=msgspec.Raw(b"1")))
+    second = await world.apply_run(uid=str(uuid4()))
+    assert second not in (None, first)

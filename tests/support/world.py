@@ -130,7 +130,7 @@ def a_step(key: str, *, result: str = "1", state: protocol.StepState = "succeede
     """Return a step that took 5 ms."""
     import msgspec
 
-    value = msgspec.Raw(result.encode() if state == "succeeded" else b"")
+    value = msgspec.Raw(result.encode()) if state == "succeeded" else protocol.ABSENT
     return protocol.Step(key=key, name=key, args_hash="a", state=state, result=value, age_ms=5, duration_ms=5)
 
 

@@ -18,6 +18,8 @@ _SECONDS: Final = 10.0
 """How long an answer is remembered: a permission that was taken away still works for that long."""
 _ENTRIES: Final = 10_000
 
+_ROLES: Final = {"get": "windlass-view", "list": "windlass-view", "create": "windlass-edit", "patch": "windlass-edit"}
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -101,7 +103,7 @@ class Authorizer:
             what = f"{resource}/{subresource}" if subresource else resource
             raise ForbiddenError(
                 f"{who.username} may not {verb} {what}.{GROUP} in namespace {namespace!r}.",
-                hint=f"Bind a Role that allows the verb {verb!r} on {what}.{GROUP}, such as the ClusterRole windlass-edit.",
+                hint=f"Bind a Role that allows the verb {verb!r} on {what}.{GROUP}, such as the ClusterRole {_ROLES[verb]}.",
             )
 
     async def pod_of(self, token: str) -> tuple[str, str]:

@@ -41,6 +41,11 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     """Return the handlers of all kinds that we watch."""
     handlers = kopf.OperatorRegistry()
 
+    @kopf.on.login(registry=handlers)
+    async def login(**details: Any) -> kopf.ConnectionInfo | None:
+        # A registry of our own has none of kopf's defaults.
+        return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
+
     @kopf.on.event(GROUP, VERSION, "runs", registry=handlers)
     async def run_seen(event: Mapping[str, Any], **_: Any) -> None:
         async with reported("run", event):

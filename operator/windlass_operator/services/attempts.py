@@ -118,7 +118,7 @@ class AttemptService:
             source=snapshot.source,
             lease_ms=_ms(config.FIRST_LEASE),
             heartbeat_ms=_ms(config.HEARTBEAT),
-            payload=msgspec.Raw() if payload is None else msgspec.Raw(str(payload).encode()),
+            payload=protocol.ABSENT if payload is None else msgspec.Raw(str(payload).encode()),
             payload_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["payload_size"]))) if sha256 else None,
             steps=page.steps,
             next_steps=page.next_steps,
@@ -324,7 +324,7 @@ def step_from_row(row: dict[str, object]) -> protocol.Step:
         name=str(row["name"]),
         args_hash=str(row["args_hash"]),
         state=row["state"],  # type: ignore[arg-type]  # the schema's CHECK holds it to the three
-        result=msgspec.Raw() if result is None else msgspec.Raw(str(result).encode()),
+        result=protocol.ABSENT if result is None else msgspec.Raw(str(result).encode()),
         result_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["result_size"]))) if sha256 else None,
         error=steps.decode_error(row["error"] if isinstance(row["error"], str) else None),
     )

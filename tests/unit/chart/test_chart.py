@@ -8,8 +8,21 @@ import pytest
 import yaml
 
 from tests.unit.chart import rendering
-from tests.unit.chart.rendering import CHART, NAMESPACE, ROOT, HelmMissingError, Object, RenderError
-from tests.unit.chart.rendering import containers, env, one, pods, render, render_text, run_helm, select
+from tests.unit.chart.rendering import (
+    CHART,
+    NAMESPACE,
+    ROOT,
+    HelmMissingError,
+    Object,
+    containers,
+    env,
+    one,
+    pods,
+    render,
+    render_text,
+    run_helm,
+    select,
+)
 from windlass_operator.config import Config
 from windlass_operator.resources.run import RunSpec
 
@@ -260,145 +273,6 @@ def test_the_policy_can_be_left_out() -> None:
     objects = render({"admissionPolicy": {"enabled": False}})
     assert not select(objects, "ValidatingAdmissionPolicy")
     assert not select(objects, "ValidatingAdmissionPolicyBinding")
-
-
-# Embedded PostgreSQL
-
-
-def _postgres(values: Object | None = None) -> Object:
-    embedded = {"enabled": True, **(values or {})}
-    return one(render({"postgres": {"embedded": embedded}}), "StatefulSet", "windlass-postgres")
-
-
-def test_there_is_no_database_unless_asked_for() -> None:
-    assert not [o for o in render() if "postgres" in o["metadata"]["name"]]
-
-
-def test_the_password_is_made_in_the_cluster_by_the_first_container() -> None:
-    pod = _postgres()["spec"]["template"]["spec"]
-    (secret,) = pod["initContainers"]
-    assert secret["args"] == [
-        "bootstrap-postgres",
-        "--secret=windlass-postgres",
-        f"--host=windlass-postgres.{NAMESPACE}.svc.cluster.local",
-    ]
-    assert env(pod["containers"][0])["POSTGRES_PASSWORD"]["valueFrom"]["secretKeyRef"] == {
-        "name": "windlass-postgres",
-        "key": "password",
-    }
-
-
-def test_only_the_first_container_reaches_the_api_server() -> None:
-    pod = _postgres()["spec"]["template"]["spec"]
-    assert pod["automountServiceAccountToken"] is False
-    mounts = {c["name"]: [m["name"] for m in c["volumeMounts"]] for c in containers(pod)}
-    assert "api-access" in mounts["secret"]
-    assert "api-access" not in mounts["postgres"]
-    assert not [v for v in pod["volumes"] if "secret" in v], "a Secret as a volume would hold up the one that makes it"
-
-
-def test_the_data_outlives_the_statefulset() -> None:
-    spec = _postgres()["spec"]
-    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
-    (claim,) = spec["volumeClaimTemplates"]
-    assert "storageClassName" not in claim["spec"], "the cluster's default"
-    named = _postgres({"persistence": {"storageClassName": "fast", "size": "1Gi"}})["spec"]["volumeClaimTemplates"][0]
-    assert named["spec"]["storageClassName"] == "fast"
-    assert named["spec"]["resources"]["requests"]["storage"] == "1Gi"
-
-
-def test_without_persistence_the_data_is_in_the_pod() -> None:
-    spec = _postgres({"persistence": {"enabled": False}})["spec"]
-    assert "volumeClaimTemplates" not in spec
-    assert {"name": "data", "emptyDir": {}} in spec["template"]["spec"]["volumes"]
-
-
-# Notes
-
-
-def _notes(values: Object, tmp_path: Path) -> str:
-    # Helm shows notes only when it installs, so they are rendered as a template of a copy of the chart.
-    copy = tmp_path / "windlass"
-    (copy / "templates").mkdir(parents=True)
-    for name in ("Chart.yaml", "values.yaml", "templates/_helpers.tpl"):
-        (copy / name).write_text((CHART / name).read_text())
-    body = (CHART / "templates/NOTES.txt").read_text()
-    (copy / "templates/notes.yaml").write_text(
-        '{{- define "notes" }}' + body + '{{- end }}\nnotes: {{ include "notes" . | quote }}\n'
-    )
-    text = run_helm("template", "windlass", copy, "--namespace", NAMESPACE, "--values", "-", stdin=json.dumps(values))
-    return str(yaml.safe_load(text)["notes"])
-
-
-def test_notes_say_the_next_command(tmp_path: Path) -> None:
-    notes = _notes({}, tmp_path)
-    assert "helm test windlass -n windlass-system" in notes
-    assert "kubectl -n windlass-demo get runs" in notes
-    assert "create secret generic windlass-postgres" in notes
-
-
-def test_notes_name_a_listed_namespace(tmp_path: Path) -> None:
-    assert "kubectl -n shop apply" in _notes({"namespaces": ["shop"]}, tmp_path)
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_notes_warn_where_data_dies_with_the_pod(enabled: bool, tmp_path: Path) -> None:
-    notes = _notes({"postgres": {"embedded": {"enabled": True, "persistence": {"enabled": enabled}}}}, tmp_path)
-    assert ("WARNING" in notes) is not enabled
-
-
-def test_the_example_of_the_notes_is_valid(tmp_path: Path) -> None:
-    from windlass_operator.resources.task import TaskSpec
-
-    example = _notes({}, tmp_path).split("<<'YAML'\n")[1].split("  YAML")[0]
-    task, run = yaml.safe_load_all(example)
-    assert TaskSpec.from_object(task["spec"]).entrypoint == "hello:hello"
-    compile(task["spec"]["source"]["inline"], "hello", "exec")
-    assert RunSpec.from_object(run["spec"]).task_ref.name == task["metadata"]["name"]
-
-
-# Values
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"typo": True}, "typo"),
-        ({"postgres": {"embeded": {"enabled": True}}}, "embeded"),
-        ({"postgres": {"embedded": {"enabled": "yes"}}}, "enabled"),
-        ({"api": {"replicas": "two"}}, "replicas"),
-        ({"api": {"replicas": -1}}, "replicas"),
-        ({"runner": {"identity": "password"}}, "identity"),
-        ({"log": {"level": "loud"}}, "level"),
-        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
-        ({"namespaces": "shop"}, "namespaces"),
-        ({"namespaces": ["Shop"]}, "namespaces"),
-        ({"namespaces": ["a", "a"]}, "namespaces"),
-        ({"namespaces": [NAMESPACE]}, "the namespace of the release"),
-        ({"postgres": {"existingSecret": ""}}, "existingSecret"),
-        ({"extraEnv": [{"name": "WINDLASS_POSTGRES_URI", "value": "x"}]}, "extraEnv"),
-        ({"podLabels": {"app.kubernetes.io/name": "other"}}, "podLabels"),
-        ({"imagePullSecrets": ["mirror"]}, "imagePullSecrets"),
-    ],
-)
-def test_values_that_make_no_sense_are_refused(values: Object, said: str) -> None:
-    with pytest.raises(RenderError, match=said):
-        render_text(values)
-
-
-def test_every_value_has_a_description_and_every_description_a_value() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
-
-    def compare(node: Object, value: Any, path: str) -> None:
-        assert path == "" or node.get("description"), f"{path} has no description"
-        if "properties" in node and isinstance(value, dict) and path != "global":
-            unset = {"requests", "limits"} if path.endswith("resources") else set()
-            assert node["properties"].keys() - unset == value.keys() - unset, path or "the top"
-            assert node["additionalProperties"] is False, path
-        for name, child in node.get("properties", {}).items():
-            compare(child, (value or {}).get(name), f"{path}.{name}".lstrip("."))
-
-    compare(schema, yaml.safe_load((CHART / "values.yaml").read_text()), "")
 
 
 def test_a_missing_helm_is_an_error_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

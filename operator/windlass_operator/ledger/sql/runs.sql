@@ -109,9 +109,10 @@ SELECT run.id, run.state, run.resource_hash FROM run WHERE resource_uid = %(reso
 SELECT 1 FROM run WHERE id = %(run_id)s;
 
 -- name: finished_twin
--- A finished run of a resource with this name and spec that our own TTL removed.
+-- A finished run of a resource with this name and spec that our own TTL removed: only that takes the UID away. A resource
+-- that a person deleted and created again is meant to run again.
 SELECT id FROM run WHERE project_id = %(project_id)s AND resource_name = %(resource_name)s
-   AND resource_hash = %(resource_hash)s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1;
+   AND resource_hash = %(resource_hash)s AND resource_uid IS NULL AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1;
 
 -- name: bind_resource
 UPDATE run SET resource_uid = %(resource_uid)s, revision = revision + 1 WHERE id = %(run_id)s RETURNING id;
