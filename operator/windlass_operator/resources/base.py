@@ -123,8 +123,8 @@ ObjectName = Annotated[
 ]
 """Name of an object of the same namespace."""
 
-Word = Annotated[str, Field(max_length=256), BeforeValidator(clip(256))]
-"""A short text that we write into a status."""
+Word = Annotated[str, Field(max_length=1024), BeforeValidator(clip(1024))]
+"""A short text that we write into a status. Generous: exceptions and steps are named by users."""
 
 Message = Annotated[str, Field(max_length=4096), BeforeValidator(clip(4096))]
 """A text for people that we write into a status."""

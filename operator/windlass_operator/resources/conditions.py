@@ -35,11 +35,8 @@ class Condition(KubeModel):
     """What this is about."""
     status: Status
     """True, False, or Unknown while it is still open."""
-    reason: Annotated[
-        str,
-        Field(min_length=1, max_length=256, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"),
-        BeforeValidator(clip(256)),
-    ]
+    # No pattern: a failure that has no reason of ours is called by its exception's class, which may be any identifier.
+    reason: Annotated[str, Field(min_length=1, max_length=1024), BeforeValidator(clip(1024))]
     """Why, as one word for programs. The reference lists every reason with what to do."""
     message: Message = ""
     """Why, and what to do next, for people."""

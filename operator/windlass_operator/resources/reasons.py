@@ -153,6 +153,11 @@ class Reason(StrEnum):
         "The pod was deleted while it worked.",
         "Nothing: another attempt follows and uses none of maxAttempts.",
     )
+    POD_TERMINATED = (
+        "PodTerminated",
+        "The pod was asked to end (a drain, a preemption) and handed the run back.",
+        "Nothing: another attempt follows and uses none of maxAttempts.",
+    )
     NODE_LOST = (
         "NodeLost",
         "The node does not report any more.",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,17 @@ def test_a_reason_is_its_text() -> None:
     assert Reason("TaskNotFound") is Reason.TASK_NOT_FOUND
     assert json.dumps([Reason.TASK_NOT_FOUND]) == '["TaskNotFound"]'
     assert f"{Reason.TASK_NOT_FOUND}" == "TaskNotFound"
+
+
+def test_every_reason_that_the_code_names_is_documented() -> None:
+    root = Path(__file__).resolve().parents[3]
+    folders = ("operator/windlass_operator", "runner-image/windlass_runner", "sdk/windlass")
+    named = {
+        (word, path.name)
+        for folder in folders
+        for path in (root / folder).rglob("*.py")
+        for word in re.findall(r'\b(?:reason=|_permanent\()"([A-Z][A-Za-z]+)"', path.read_text("utf-8"))
+    }
+    assert named, "the pattern finds the places"
+    unknown = sorted(f"{word} in {file}" for word, file in named if word not in set(Reason))
+    assert not unknown, "say in resources/reasons.py what it means and what to do"
