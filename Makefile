@@ -82,3 +82,21 @@ images: cluster-up ## Build the images and bring them into the cluster.
 .PHONY: demo
 demo: setup images ## The main job, from nothing: cluster, images, Helm, a run whose pod is killed.
 	@$(PYTHON) -m e2e.demo
+
+.PHONY: integration
+integration: setup postgres ## The real runner against the real API and a real ledger; the object store's contract.
+	$(PYTEST) tests/integration tests/contracts
+
+.PHONY: e2e
+e2e: setup images ## What users do, on a real cluster.
+	$(PYTEST) e2e/scenarios --timeout 300
+
+.PHONY: test
+test: ## Everything: lint, types, unit, ledger, integration, e2e.
+	@start=$$SECONDS; for target in setup lint types verify cluster-up unit ledger integration e2e; do \
+	  echo "▸ make $$target"; $(MAKE) --no-print-directory $$target || exit 1; done; \
+	  echo "all green in $$((SECONDS - start)) s"
+
+.PHONY: bench
+bench: setup ## Measure: local processes, and the cluster if Windlass is installed in it. Writes .bench/latest.json.
+	$(BIN)/python -m bench

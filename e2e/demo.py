@@ -1,7 +1,7 @@
 """The main job, shown: a Task and a Run, a pod killed in the middle, nothing done twice.
 
-Run by ``make demo`` after the cluster is up and the images are in it. Uses kubectl, Helm and the ``windlass`` command as
-a user would.
+Run by ``make demo`` after the cluster is up and the images are in it. Uses kubectl, Helm and ``windlass`` as a user
+would.
 """
 
 import json

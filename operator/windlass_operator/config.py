@@ -80,7 +80,7 @@ class Config:
         uri = env.get("WINDLASS_POSTGRES_URI", "")
         if not uri:
             raise ConfigError(
-                "WINDLASS_POSTGRES_URI is not set. In the chart it comes from the Secret `windlass-postgres`, key `uri`."
+                "WINDLASS_POSTGRES_URI is not set. The chart takes it from the Secret `windlass-postgres`, key `uri`."
             )
         identity = env.get("WINDLASS_RUNNER_IDENTITY", "secret")
         if identity not in ("secret", "token"):

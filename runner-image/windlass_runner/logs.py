@@ -94,7 +94,7 @@ class LogSender:
     def add(self, stream: protocol.LogStream, text: str) -> None:
         """Take a line: echo it, and send it soon."""
         text = self._redact(text)
-        print(text, file=sys.stderr if stream == "stderr" else sys.stdout)  # noqa: T201 - so that kubectl logs works
+        print(text, file=sys.stderr if stream == "stderr" else sys.stdout)
         with self._wake:
             if self._bytes > _MOST_BYTES:
                 self._dropped += 1

@@ -62,7 +62,7 @@ def _start(
 
 
 def _spawn(body: bytes, descriptors: list[int]) -> int:
-    """Start a fresh interpreter: a fork would copy locks that the module's threads may hold, and none of the threads."""
+    """Start a fresh interpreter: a fork would copy the locks of the module's threads and not the threads."""
     note = "windlass: the module starts threads when it is imported, so each attempt runs in a fresh interpreter.\n"
     os.write(descriptors[1], note.encode())
     read, write = os.pipe()

@@ -67,7 +67,7 @@ class RunFailedError(WindlassError):
         self.state = state
 
 
-class RunCancelled(BaseException):  # noqa: N818 - like asyncio.CancelledError, and like it no Exception
+class RunCancelled(BaseException):
     """The run was cancelled; raised by the next step of synchronous code so that it can clean up.
 
     Not an ``Exception``: ``except Exception`` in user code must not swallow it.

@@ -275,7 +275,7 @@ async def test_ten_thousand_lines_arrive_complete_in_order_and_without_secrets(w
     assert "s3cr3t-value" not in output
 
 
-async def test_the_result_waits_for_an_api_that_is_away(world: World, ledger_uri: str) -> None:
+async def test_the_result_waits_for_an_api_that_is_away(world: World) -> None:
     body = "import time\n@task\ndef main():\n    print('on it', flush=True)\n    time.sleep(0.5)\n    return 'kept'\n"
     run_id = await world.submit(code(body))
     async with serving(world) as url:
@@ -293,7 +293,8 @@ async def test_code_that_starts_threads_at_import_runs_in_a_fresh_interpreter(
     world: World, url: str, tmp_path: Any
 ) -> None:
     (tmp_path / "threaded.py").write_text(
-        "import threading\nfrom windlass import task\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "import threading\nfrom windlass import task\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         "@task\ndef main():\n    return 'fine'\n"
     )
     run_id = await world.submit(a_task(entrypoint="threaded:main", source=None, retry=ONCE))

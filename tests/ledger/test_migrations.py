@@ -49,7 +49,8 @@ def test_a_schema_of_a_newer_release_is_refused(postgres: PostgresServer) -> Non
     migrate(uri)
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO windlass._yoyo_migration (migration_hash, migration_id, applied_at_utc) VALUES ('x', '9999', now())"
+            "INSERT INTO windlass._yoyo_migration (migration_hash, migration_id, applied_at_utc)"
+            " VALUES ('x', '9999', now())"
         )
     with pytest.raises(SchemaUnknownError, match="newer"):
         migrate(uri)

@@ -103,7 +103,7 @@ class Authorizer:
             what = f"{resource}/{subresource}" if subresource else resource
             raise ForbiddenError(
                 f"{who.username} may not {verb} {what}.{GROUP} in namespace {namespace!r}.",
-                hint=f"Bind a Role that allows the verb {verb!r} on {what}.{GROUP}, such as the ClusterRole {_ROLES[verb]}.",
+                hint=f"Bind a Role with the verb {verb!r} on {what}.{GROUP}, such as the ClusterRole {_ROLES[verb]}.",
             )
 
     async def pod_of(self, token: str) -> tuple[str, str]:

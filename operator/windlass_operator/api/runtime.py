@@ -189,6 +189,11 @@ async def _body(request: Request, model: type[M]) -> M:
 
 
 def bearer(request: Request) -> str:
+    """Return the token of a request.
+
+    Raises:
+        UnauthorizedError: It carries none.
+    """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("Send `Authorization: Bearer …`.")

@@ -65,7 +65,7 @@ class RunNotFoundError(WindlassError):
 
     def __init__(self, run: str, namespace: str) -> None:
         super().__init__(
-            f"Run {run[:253]!r} is not in namespace {namespace!r}. List its runs with `windlass runs list -n {namespace}`."
+            f"Run {run[:253]!r} is not in namespace {namespace!r}. See `windlass runs list -n {namespace}`."
         )
 
 

@@ -70,9 +70,9 @@ async def reported(kind: str, event: Mapping[str, Any]) -> AsyncIterator[None]:
     try:
         yield
     except WindlassError as error:
-        log.warning(f"{kind} not handled now", name=_name(event), error=error.message)
+        log.warning("object not handled now", kind=kind, name=_name(event), error=error.message)
     except Exception:  # a junk object is reported, never fatal
-        log.exception(f"{kind} not handled", name=_name(event))
+        log.exception("object not handled", kind=kind, name=_name(event))
 
 
 def _name(event: Mapping[str, Any]) -> str:

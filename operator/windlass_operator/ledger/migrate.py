@@ -1,6 +1,6 @@
-"""Migrations: numbered SQL files, driven by yoyo under an advisory lock, forward only.
+"""Migrations: numbered SQL files, planned by yoyo, forward only.
 
-Run as an init container of every control-plane pod. Each pod waits for the others' run to end, then finds nothing to do.
+Run as an init container of every control-plane pod: each waits for the others' run to end, then finds nothing to do.
 """
 
 import time
@@ -103,7 +103,6 @@ def _create_schema(uri: str, *, deadline: float) -> None:
         try:
             with psycopg.connect(uri, autocommit=True, connect_timeout=3) as connection:
                 connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-            return
         except psycopg.errors.UniqueViolation:
             continue  # two migrators met in IF NOT EXISTS, which is not atomic
         except psycopg.OperationalError as error:
@@ -113,3 +112,5 @@ def _create_schema(uri: str, *, deadline: float) -> None:
                 log.info("waiting for Postgres", error=str(error).strip().splitlines()[0])
             waiting = True
             time.sleep(0.3)
+        else:
+            return

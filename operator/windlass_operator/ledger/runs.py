@@ -7,9 +7,9 @@ from uuid import UUID
 
 import msgspec
 
+from windlass_operator.domain.ids import content_hash
 from windlass_operator.domain.pod_key import pod_key
 from windlass_operator.domain.run_state import RunEvent, RunState, transition
-from windlass_operator.domain.ids import content_hash
 from windlass_operator.domain.task_snapshot import DEFAULT_START_TIMEOUT, TaskSnapshot
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load

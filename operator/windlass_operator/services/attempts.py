@@ -169,7 +169,7 @@ class AttemptService:
             size=request.result_ref.size if request.result_ref else None,
         )
 
-        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+        def change(_: LockedRun, attempt: LockedAttempt) -> Change:
             return Change(event=RunEvent.SUCCEED, result=value, running_ms=attempt.running_ms, attempt=attempt.number)
 
         return await self._end(token, change, outcome="Succeeded", failure=None)

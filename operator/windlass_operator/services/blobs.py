@@ -1,4 +1,4 @@
-"""Large values: stored first, recorded after, so that a crash between the two leaves an orphan and never a dangling reference."""
+"""Large values: stored first, recorded after: a crash between the two leaves an orphan, never a dangling reference."""
 
 import hashlib
 import re

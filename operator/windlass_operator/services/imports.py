@@ -9,8 +9,8 @@ from uuid import UUID
 import structlog
 
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
-from windlass_operator.domain.project import Project
 from windlass_operator.domain.ids import content_hash
+from windlass_operator.domain.project import Project
 from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.runs import RunService
@@ -92,7 +92,7 @@ class ImportService:
             claimed = _claimed_run_id(body)
             if claimed is not None and not await self._ledger_has(claimed):
                 message = (
-                    f"The status names run {claimed}, which the ledger does not know: it was restored from an older backup, "
+                    f"The status names run {claimed}, which the ledger does not know: it was restored from an old copy, "
                     "or the status was copied from another resource. Running again could repeat work that was done. "
                     "To run it nevertheless, delete and re-create the Run."
                 )

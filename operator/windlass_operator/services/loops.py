@@ -51,11 +51,11 @@ class Loop:
                 raise
             except WindlassError as error:
                 failures += 1
-                log.warning(f"{self._name} waits", error=error.message, failures=failures)
+                log.warning("loop waits", loop=self._name, error=error.message, failures=failures)
                 pause = timedelta(seconds=min(0.2 * 2**failures, 5.0))
             except Exception:
                 failures += 1
-                log.exception(f"{self._name} failed")
+                log.exception("loop failed", loop=self._name)
                 pause = timedelta(seconds=min(0.5 * 2**failures, 10.0))
             if pause > timedelta(0):
                 try:

@@ -54,7 +54,7 @@ class StepService:
         return [saved.get((group[0].attempt_id, group[0].token_hash)) for group in groups]
 
     async def _note(self, run_id: UUID) -> None:
-        """Make progress visible in the run's resource, at most once in a while; a lost note is made good by the next."""
+        """Make progress visible in the run's resource, now and then; a lost note is made good by the next."""
         try:
             await asyncio.sleep(self._every)
             await runs.note_progress(self._database, run_id)

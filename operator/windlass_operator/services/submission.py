@@ -171,47 +171,54 @@ class SubmissionService:
     async def task_seen(self, project: Project, task: str) -> int:
         """A Task appeared or changed: give it to the runs that wait for it. Returns how many went on."""
         row = await runs.project_by_uid(self._database, project.uid)
-        waiting = await runs.waiting_for_task(self._database, row["id"], task) if row else []
-        if not waiting or row is None:
+        if row is None:
+            return 0
+        waiting = await runs.waiting_for_task(self._database, row["id"], task)
+        if not waiting:
             return 0
         try:
             snapshot = await self._read_task(project.namespace, task)
         except TaskInvalidError as error:
-            why = error
-
-            async def hold(connection: Connection) -> None:
-                await runs.set_reason(connection, [w["id"] for w in waiting], why.code, why.message)
-
-            await self._database.transaction(hold)
+            await self._hold([w["id"] for w in waiting], error)
             return 0
         if snapshot is None:
             return 0
-        found, project_id, bound = snapshot, int(row["id"]), 0
+        bound = 0
         for wait in waiting:
-            run_id, wanted = wait["id"], Submission(task=task, version=wait["wanted_version"])
-            value = None if wait["payload"] is None else payloads.parse(wait["payload"].encode())
-
-            async def bind(
-                connection: Connection, run_id: UUID = run_id, wanted: Submission = wanted, value: Any = value
-            ) -> bool:
-                locked = await runs.lock(connection, run_id)
-                if locked is None or locked.state.final:
-                    return False
-                version = await self._version(connection, project_id, project, wanted, found)
-                if version is None:
-                    return False
-                try:
-                    payloads.check(value, found.payload_schema)
-                except PayloadInvalidError as error:
-                    change = Change(event=RunEvent.FAIL, reason=error.code, message=error.message)
-                    await runs.apply(connection, locked, change)
-                    return True
-                return await runs.bind_version(connection, run_id, version)
-
-            if await self._database.transaction(bind):
+            if await self._bind(project, int(row["id"]), task, snapshot, wait):
                 bound += 1
-                self._changed(run_id)
+                self._changed(wait["id"])
         return bound
+
+    async def _hold(self, run_ids: list[UUID], error: WindlassError) -> None:
+        async def work(connection: Connection) -> None:
+            await runs.set_reason(connection, run_ids, error.code, error.message)
+
+        await self._database.transaction(work)
+
+    async def _bind(
+        self, project: Project, project_id: int, task: str, snapshot: TaskSnapshot, wait: dict[str, Any]
+    ) -> bool:
+        """Give a waiting run its version, or end it if its payload breaks the schema that is known only now."""
+        wanted = Submission(task=task, version=wait["wanted_version"])
+        value = None if wait["payload"] is None else payloads.parse(wait["payload"].encode())
+
+        async def work(connection: Connection) -> bool:
+            locked = await runs.lock(connection, wait["id"])
+            if locked is None or locked.state.final:
+                return False
+            version = await self._version(connection, project_id, project, wanted, snapshot)
+            if version is None:
+                return False
+            try:
+                payloads.check(value, snapshot.payload_schema)
+            except PayloadInvalidError as error:
+                change = Change(event=RunEvent.FAIL, reason=error.code, message=error.message)
+                await runs.apply(connection, locked, change)
+                return True
+            return await runs.bind_version(connection, wait["id"], version)
+
+        return await self._database.transaction(work)
 
     async def _version(
         self, connection: Connection, project_id: int, project: Project, wanted: Submission, snapshot: TaskSnapshot
@@ -224,7 +231,7 @@ class SubmissionService:
     def _refuse_release_namespace(self, project: Project) -> None:
         if project.namespace == self._release_namespace:
             raise ForbiddenError(
-                f"Tasks in {project.namespace!r} are refused: their pods could use the control plane's own credentials. "
+                f"Tasks in {project.namespace!r} are refused: their pods could use the control plane's credentials. "
                 "Create them in a namespace of their own."
             )
 

@@ -1,0 +1,20 @@
+"""``python -m bench [local|cluster …]``: all of them without arguments."""
+
+import sys
+
+from bench import cluster, local, report
+
+
+def main() -> None:
+    """Run the benches that were named."""
+    wanted = sys.argv[1:] or ["local", "cluster"]
+    figures: list[report.Figure] = []
+    for name, bench in (("local", local.main), ("cluster", cluster.main)):
+        if name in wanted:
+            print(f"— {name}")
+            figures += bench()
+    report.write(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Figures: printed as a table, and written to ``.bench/latest.json``."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_FILE = Path(__file__).resolve().parents[1] / ".bench" / "latest.json"
+
+
+@dataclass
+class Figure:
+    """One figure.
+
+    Attributes:
+        name: What was measured.
+        ours: Our figure.
+        unit: Its unit.
+        peer: Name and figure of what we compare with, or None.
+        ratio: Ours by the peer's, or None.
+        goal: Such as ``<=0.5`` on ours or ``ratio<=1.25``; empty for a figure without one.
+    """
+
+    name: str
+    ours: float
+    unit: str
+    peer: dict[str, Any] | None = None
+    ratio: float | None = None
+    goal: str = ""
+
+
+def figure(
+    name: str, ours: list[float], unit: str, *, peer: tuple[str, list[float]] | None = None, goal: str = ""
+) -> Figure:
+    """Return the medians of a series and of its peer's, and the median of the paired ratios; print the spread."""
+    median = statistics.median(ours)
+    spread = f"{min(ours):.3g} to {max(ours):.3g}"
+    if peer is None:
+        print(f"{name}: {median:.3g} {unit} (p50; {spread}){_goal(goal, median, None)}")
+        return Figure(name, round(median, 4), unit, goal=goal)
+    theirs = statistics.median(peer[1])
+    ratio = statistics.median(a / b for a, b in zip(ours, peer[1], strict=True))
+    print(
+        f"{name}: {median:.3g} {unit} (p50; {spread}); {peer[0]}: {theirs:.3g} {unit}; "
+        f"paired ratio {ratio:.2f}{_goal(goal, median, ratio)}"
+    )
+    return Figure(name, round(median, 4), unit, {"name": peer[0], "value": round(theirs, 4)}, round(ratio, 3), goal)
+
+
+def _goal(goal: str, ours: float, ratio: float | None) -> str:
+    if not goal:
+        return ""
+    value = ratio if goal.startswith("ratio") else ours
+    limit = float(goal.removeprefix("ratio").removeprefix("<="))
+    return f"; goal {goal}: {'met' if value is not None and value <= limit else 'MISSED'}"
+
+
+def write(figures: list[Figure]) -> None:
+    """Write the figures of this run."""
+    _FILE.parent.mkdir(exist_ok=True)
+    _FILE.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
+    print(f"written to {_FILE.relative_to(_FILE.parents[1])}")
