@@ -1,4 +1,4 @@
-"""Local processes: API, runner and PostgreSQL with full fsync on this machine. The durable step, and the runner's start."""
+"""Local processes: API, runner and PostgreSQL with full fsync. The durable step, and the runner's start."""
 
 import asyncio
 import json

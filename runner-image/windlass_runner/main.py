@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from typing import NoReturn
 
 import msgspec
@@ -67,7 +66,7 @@ def main() -> NoReturn:
 def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
     credential, projected = config.credential()
     request = protocol.ClaimRequest(
-        claim_id=uuid.uuid4().hex,
+        claim_id=os.urandom(16).hex(),
         pod_name=config.pod_name,
         pod_uid=config.pod_uid,
         wait_ms=config.wait_ms,

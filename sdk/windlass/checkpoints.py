@@ -79,8 +79,7 @@ class Checkpoints:
         """A step's body starts."""
         with self._wake:
             self._open[running.key] = running
-            self._start_thread()
-            self._wake.notify()
+            self._start_thread()  # looks by itself: to wake it for each step would cost two switches of threads
 
     def finish(self, running: Running, result: bytes) -> None:
         """Save a result from synchronous code; it is durable when this returns."""
@@ -168,6 +167,6 @@ class Checkpoints:
         now = time.monotonic()
         return [r for r in self._open.values() if not r.announced and now - r.started >= ANNOUNCE_AFTER]
 
-    def _pause(self) -> float | None:
+    def _pause(self) -> float:
         waiting = [r.started + ANNOUNCE_AFTER for r in self._open.values() if not r.announced]
-        return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        return max(0.0, min(waiting) - time.monotonic()) if waiting else ANNOUNCE_AFTER

@@ -76,7 +76,7 @@ class PostgresServer:
         if not self.fsync:
             options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # type: ignore[call-overload]  # user and group as keywords
                 [str(binaries() / "postgres"), "-D", str(self.folder / "data"), *options],
                 stdout=log,
                 stderr=log,

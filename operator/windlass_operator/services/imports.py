@@ -92,7 +92,7 @@ class ImportService:
             claimed = _claimed_run_id(body)
             if claimed is not None and not await self._ledger_has(claimed):
                 message = (
-                    f"The status names run {claimed}, which the ledger does not know: it was restored from an old copy, "
+                    f"The status names run {claimed}, which the ledger does not know: it is an older copy, "
                     "or the status was copied from another resource. Running again could repeat work that was done. "
                     "To run it nevertheless, delete and re-create the Run."
                 )
