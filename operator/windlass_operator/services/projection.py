@@ -1,6 +1,7 @@
 """Projection: a run's row becomes the status of its resource. Nothing is ever decided from that status."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -85,7 +86,7 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "runId": str(row["id"]),
         "state": state.value,
-        "reason": row["reason"],
+        "reason": _word(row["reason"]),
         "message": message,
         "attempt": row["attempts"],
         "maxAttempts": runs.decode_snapshot(row["spec"]).retry.max_attempts if row["spec"] else None,
@@ -96,19 +97,19 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
             "failed": row["steps_failed"],
             "running": row["steps_running"],
         },
-        "currentStep": row["current_step"],
+        "currentStep": _word(row["current_step"]),
         "result": None if row["result"] is None else json.loads(row["result"]),
         "resultRef": {"sha256": row["result_sha256"], "size": row["result_size"]} if row["result_sha256"] else None,
         "error": None
         if failure is None or state is RunState.SUCCEEDED
-        else {"type": failure.type, "message": failure.message[:_MESSAGE], "class": failure.failure_class},
+        else {"type": _word(failure.type), "message": failure.message[:_MESSAGE], "class": failure.failure_class},
         "version": row["version"],
         "podName": row["pod_name"],
         "startedAt": _time(started),
         "finishedAt": _time(finished),
         "duration": format_duration(finished - started) if finished and started else None,
         "traceId": _trace_id(row["traceparent"]),
-        "observedGeneration": 1,
+        "observedGeneration": row["resource_generation"],
         "conditions": conditions_of(state, row["reason"], message, row["finished_at"] or row["created_at"]),
     }
 
@@ -116,12 +117,22 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def conditions_of(state: RunState, reason: str | None, message: str | None, at: datetime) -> list[dict[str, Any]]:
     """Return Succeeded and Finished, in the words of the Kubernetes API conventions."""
     succeeded = "True" if state is RunState.SUCCEEDED else "False" if state.final else "Unknown"
-    why = reason or state.value
+    why = _condition_reason(reason or state.value)
     common = {"reason": why, "message": message or "", "lastTransitionTime": _time(at)}
     return [
         {"type": "Succeeded", "status": succeeded, **common},
         {"type": "Finished", "status": "True" if state.final else "False", **common},
     ]
+
+
+def _condition_reason(text: str) -> str:
+    """Return a reason that conditions may carry: the API conventions want a word of letters and digits."""
+    return re.sub(r"[^A-Za-z0-9_,:]+", "", text)[:256] or "Unknown"
+
+
+def _word(text: str | None) -> str | None:
+    """Return a short text within what the CRD allows: a status that is refused for its length would never be seen."""
+    return None if text is None else text[:256]
 
 
 def _time(value: datetime | None) -> str | None:

@@ -105,6 +105,10 @@ UPDATE run SET revision = revision + 1
 -- name: run_by_resource
 SELECT run.id, run.state, run.resource_hash FROM run WHERE resource_uid = %(resource_uid)s;
 
+-- name: see_generation
+UPDATE run SET resource_generation = %(generation)s, revision = revision + 1
+ WHERE resource_uid = %(resource_uid)s AND resource_generation < %(generation)s RETURNING id;
+
 -- name: run_known
 SELECT 1 FROM run WHERE id = %(run_id)s;
 
