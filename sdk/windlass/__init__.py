@@ -54,8 +54,29 @@ _HOMES = {
     "to_thread": "threads",
 }
 
-__all__ = [  # noqa: PLE0604 - the names are in the table above
-    *_HOMES
+__all__ = [
+    "ApiError",
+    "Client",
+    "CurrentRun",
+    "DivergenceError",
+    "PermanentError",
+    "Retry",
+    "RetryAt",
+    "RunCancelled",
+    "RunFailedError",
+    "RunHandle",
+    "SerializationError",
+    "Step",
+    "StepError",
+    "Task",
+    "ThreadPoolExecutor",
+    "WindlassError",
+    "current_run",
+    "gather",
+    "logger",
+    "step",
+    "task",
+    "to_thread",
 ]
 
 

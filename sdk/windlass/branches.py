@@ -45,7 +45,7 @@ class Branch:
             self._thread = me
         if self._thread != me:
             raise StepError(
-                f"Step {name!r} is called from a thread that Windlass does not know, so its place in the run is not known. "
+                f"Step {name!r} is called from a thread that Windlass does not know, nor its place in the run. "
                 "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
             )
         self._counts[name] += 1

@@ -1,7 +1,7 @@
 """The checkpoints of one attempt: what history has, and how new results join it.
 
-One thread owns the sending of asynchronous code's steps: whatever was queued during the last request goes in the next one,
-so a crowd of parallel steps shares a commit and a lone one waits for nobody. Synchronous code sends by itself, which
+One thread sends the steps of asynchronous code: whatever was queued during the last request goes in the next one, so
+a crowd of parallel steps shares a commit and a lone one waits for nobody. Synchronous code sends by itself, which
 saves it the way through the thread.
 """
 

@@ -119,7 +119,7 @@ def _permanent(reason: str, message: str) -> protocol.Failure:
 def request_cancel() -> None:
     """Ask the running task to stop. Safe in a signal handler.
 
-    Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code gets :class:`RunCancelled` at its next step.
+    Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code :class:`RunCancelled` at its next step.
     """
     attempt = active()
     if attempt is None:
@@ -184,28 +184,32 @@ def _arguments(
     data = bytes(attempt.payload) or b"null"
     if attempt.payload_ref is not None:
         data = transport.get_blob(attempt.payload_ref)
-    signature, _ = annotations_of(task.function)
-    parameters = list(signature.parameters.values())
     try:
-        if not parameters:
-            return [], {}
-        if len(parameters) == 1:
-            only = parameters[0]
-            if data == b"null" and only.default is not EMPTY:
-                return [], {}
-            return [decode(data, only.annotation, what="payload")], {}
-        fields = decode(data, dict, what="payload")
-        known = {p.name: p for p in parameters}
-        missing = [n for n, p in known.items() if n not in fields and p.default is EMPTY]
-        unknown = [n for n in fields if n not in known]
-        if missing or unknown:
-            raise SerializationError(f"payload: missing {missing}, unknown {unknown}; {task.name} takes {list(known)}.")
-        return [], {
-            name: decode(encode(value, what="payload"), known[name].annotation, what=f"payload.{name}")
-            for name, value in fields.items()
-        }
+        return _bind(task, data)
     except SerializationError as error:
         raise _PayloadInvalidError(str(error)) from None
+
+
+def _bind(task: Task[Any, Any], data: bytes) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments that a payload stands for: one parameter gets it whole, several get its fields."""
+    parameters = list(annotations_of(task.function)[0].parameters.values())
+    if not parameters:
+        return [], {}
+    if len(parameters) == 1:
+        only = parameters[0]
+        if data == b"null" and only.default is not EMPTY:
+            return [], {}
+        return [decode(data, only.annotation, what="payload")], {}
+    fields = decode(data, dict, what="payload")
+    known = {p.name: p for p in parameters}
+    missing = [n for n, p in known.items() if n not in fields and p.default is EMPTY]
+    unknown = [n for n in fields if n not in known]
+    if missing or unknown:
+        raise SerializationError(f"payload: missing {missing}, unknown {unknown}; {task.name} takes {list(known)}.")
+    return [], {
+        name: decode(encode(value, what="payload"), known[name].annotation, what=f"payload.{name}")
+        for name, value in fields.items()
+    }
 
 
 class _PayloadInvalidError(Exception):

@@ -1,4 +1,4 @@
-"""Values to JSON and back. Plain values never import pydantic: a fresh pod's first line of user code waits for imports."""
+"""Values to JSON and back. Plain values never import pydantic: the first line of user code waits for imports."""
 
 import hashlib
 import inspect
@@ -10,6 +10,7 @@ from typing import Any, Final
 from windlass.errors import SerializationError
 
 EMPTY: Final = inspect.Parameter.empty
+_DEEPEST: Final = 500
 _PLAIN: Final[dict[Any, tuple[type, ...]]] = {
     str: (str,),
     int: (int,),
@@ -38,7 +39,7 @@ def encode(value: Any, *, what: str) -> bytes:
         raise _explain(value, what, error) from None
     except TypeError:
         pass
-    problem = _find_problem(value, "", set(), deep=True)
+    problem = _find_problem(value, "", frozenset())
     if problem is not None:
         raise SerializationError(f"The {what} cannot be saved: {problem}")
     from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -104,39 +105,39 @@ def annotations_of(function: Callable[..., Any]) -> tuple[inspect.Signature, Any
 
 
 def _explain(value: Any, what: str, error: BaseException) -> SerializationError:
-    problem = _find_problem(value, "", set(), deep=True) or str(error).splitlines()[0][:200]
+    problem = _find_problem(value, "", frozenset()) or str(error).splitlines()[0][:200]
     return SerializationError(f"The {what} cannot be saved: {problem}")
 
 
-def _find_problem(value: Any, path: str, above: set[int], *, deep: bool) -> str | None:
+def _find_problem(value: Any, path: str, above: frozenset[int]) -> str | None:
     """Return what is wrong with the first offending part, or None if nothing plain is."""
-    where = path or "the value itself"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{where} is {value}, which JSON does not have."
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return f"{where} has a lone surrogate, which UTF-8 cannot carry."
-        return None
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"{where} is {_named(value)}. Encode it (base64), or store it yourself and pass its key."
-    if callable(value) or inspect.isgenerator(value) or inspect.iscoroutine(value):
-        return f"{where} is {_named(value)}, which is not data."
+    problem = _own_problem(value, path or "the value itself")
+    if problem is not None:
+        return problem
     if id(value) in above:
-        return f"{where} contains itself."
+        return f"{path or 'the value itself'} contains itself."
+    if len(above) > _DEEPEST:
+        return f"{path[:80]}… is nested too deeply."
     items: list[tuple[str, Any]] = []
     if isinstance(value, Mapping):
         items = [(f"{path}.{key}", item) for key, item in value.items()]
     elif isinstance(value, list | tuple | set | frozenset):
         items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    if len(above) > 500:
-        return f"{path[:80]}… is nested too deeply."
-    for at, item in items:
-        problem = _find_problem(item, at, above | {id(value)}, deep=deep)
-        if problem is not None:
-            return problem
-    if not items and type(value).__module__ == "builtins" and type(value) is object:
+    inside = above | {id(value)}
+    return next((found for at, item in items if (found := _find_problem(item, at, inside)) is not None), None)
+
+
+def _own_problem(value: Any, where: str) -> str | None:
+    """Return what is wrong with the value itself, whatever it contains."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where} is {value}, which JSON does not have."
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        return f"{where} has a lone surrogate, which UTF-8 cannot carry."
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{where} is {_named(value)}. Encode it (base64), or store it yourself and pass its key."
+    if callable(value) or inspect.isgenerator(value) or inspect.iscoroutine(value):
+        return f"{where} is {_named(value)}, which is not data."
+    if type(value) is object:
         return f"{where} is {_named(value)}."
     return None
 

@@ -43,7 +43,9 @@ def show_table(columns: list[str], rows: Iterable[list[str]]) -> None:
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*[text.replace("[", r"\[") for text in row])
-    console.print(table, soft_wrap=False, crop=False, overflow="ignore")
+    # Piped, nothing is cut: programs and files have no width.
+    wide = console if console.is_terminal else Console(highlight=False, width=1000)
+    wide.print(table, soft_wrap=False, crop=False, overflow="ignore")
 
 
 def show_data(value: Any, form: str) -> None:
@@ -110,4 +112,4 @@ def _age(run: dict[str, Any]) -> str:
 
 
 def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return None if text is None else datetime.fromisoformat(text)
