@@ -1,0 +1,125 @@
+"""What the scenarios share: kubectl, waiting with a reason, the API as a person reaches it."""
+
+import json
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which kubectl and windlass find this cluster."""
+    existing = os.environ.get("WINDLASS_CLUSTER") == "existing"
+    kubeconfig = os.environ.get("KUBECONFIG") if existing else None
+    tools = f"{ROOT / '.cluster/bin'}:{ROOT / '.venv/bin'}"
+    return {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "KUBECONFIG": kubeconfig or str(ROOT / ".cluster/kubeconfig"),
+        "WINDLASS_SERVICE_ACCOUNT": "developer",
+    }
+
+
+def run(*command: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would."""
+    done = subprocess.run(
+        command, input=stdin, text=True, capture_output=True, check=False, env=environment(), cwd=ROOT, timeout=200
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
+    return done
+
+
+def kubectl(*arguments: str, stdin: str | None = None) -> str:
+    """Run kubectl and return what it printed."""
+    return run("kubectl", *arguments, stdin=stdin).stdout
+
+
+class Space:
+    """A namespace of a test's own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def apply(self, text: str) -> None:
+        """Apply YAML."""
+        kubectl("apply", "-n", self.name, "-f", "-", stdin=text)
+
+    def status(self, run_name: str) -> dict[str, Any]:
+        """Return the status of a Run; empty if there is none."""
+        done = run("kubectl", "get", "runs.windlass.dev", run_name, "-n", self.name, "-o", "json", check=False)
+        return dict(json.loads(done.stdout).get("status") or {}) if done.returncode == 0 else {}
+
+    def wait(self, run_name: str, seconds: float = 60, **expected: Any) -> dict[str, Any]:
+        """Wait until the status has these values and return it; the failure says what it had instead."""
+        until = time.monotonic() + seconds
+        while True:
+            status = self.status(run_name)
+            if all(status.get(key) == value for key, value in expected.items()):
+                return status
+            if time.monotonic() > until:
+                log = kubectl(
+                    "logs", "-n", "windlass-system", "deploy/windlass-operator", "-c", "operator", "--tail=15"
+                )
+                pods = kubectl("get", "pods", "-n", self.name)
+                raise AssertionError(
+                    f"not {expected} after {seconds} s but {json.dumps(status, indent=1)}\n{pods}\n{log}"
+                )
+            time.sleep(0.2)
+
+    def pod_of(self, run_name: str, **expected: Any) -> str:
+        """Wait for these values and return the pod of the run."""
+        return str(self.wait(run_name, **expected)["podName"])
+
+    def windlass(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the windlass command in this namespace."""
+        return run("windlass", *arguments, "-n", self.name, check=check)
+
+
+@contextmanager
+def space() -> Iterator[Space]:
+    """Make a namespace in which only restricted pods start, with an account that may use Tasks and Runs."""
+    name = f"e2e-{secrets.token_hex(4)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    account = {"kind": "ServiceAccount", "name": "developer", "namespace": name}
+    objects = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "developer", "namespace": name}},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "developer", "namespace": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+            "subjects": [account],
+        },
+    ]
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    try:
+        yield Space(name)
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
+
+
+def a_task(name: str, code: str, **spec: Any) -> str:
+    """Return a Task with inline code, as YAML. The entrypoint is ``job:main``."""
+    body = {"entrypoint": "job:main", "source": {"inline": f"from windlass import *\n{code}"}, **spec}
+    body.setdefault("resources", {"requests": {"cpu": "10m", "memory": "32Mi"}})
+    return yaml.safe_dump(
+        {"apiVersion": "windlass.dev/v1alpha1", "kind": "Task", "metadata": {"name": name}, "spec": body}
+    )
+
+
+def a_run(name: str, task: str, **spec: Any) -> str:
+    """Return a Run as YAML."""
+    body = {"taskRef": {"name": task}, **spec}
+    return yaml.safe_dump(
+        {"apiVersion": "windlass.dev/v1alpha1", "kind": "Run", "metadata": {"name": name}, "spec": body}
+    )
