@@ -7,7 +7,7 @@ from uuid import UUID
 
 from windlass.protocol import BlobRef
 from windlass_operator.blobs.store import BlobKey, BlobStore
-from windlass_operator.domain.errors import InvalidRequestError
+from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError
 from windlass_operator.ledger import blobs
 from windlass_operator.ledger.attempts import Writer
 from windlass_operator.ledger.database import Database
@@ -31,8 +31,11 @@ class BlobService:
         """Store a value of the attempt's run.
 
         Raises:
+            AttemptClosedError: The attempt is no longer open.
             InvalidRequestError: The bytes do not have that digest.
         """
+        if writer.closed_at is not None:
+            raise AttemptClosedError
         if not _SHA256.fullmatch(sha256) or hashlib.sha256(data).hexdigest() != sha256:
             raise InvalidRequestError("The body does not have the SHA-256 that the path names.", field="sha256")
         await self._store.put(BlobKey(writer.project_uid, writer.run_id, sha256), data)
