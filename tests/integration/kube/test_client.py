@@ -282,9 +282,11 @@ class TestWrites:
         assert kube.seen[0].body["apiVersion"] == "coordination.k8s.io/v1"
         assert kube.seen[0].body["kind"] == "Lease"
 
-    async def test_a_status_is_written_for_one_uid_and_without_empty_fields(self, kube: KubeServer) -> None:
+    async def test_a_status_is_written_for_one_uid_without_empty_fields_and_with_the_nulls_of_a_result(
+        self, kube: KubeServer
+    ) -> None:
         kube.will(Scripted(200, POD))
-        written = {"state": "Running", "reason": None, "failures": {"user": 1, "infra": None}, "conditions": [None]}
+        written = {"state": "Running", "reason": None, "result": {"found": None}, "conditions": [None]}
         assert await kube.client.patch_status(RUNS, "shop", "r", written, uid="u1")
         assert kube.seen[0].path == "/apis/windlass.dev/v1alpha1/namespaces/shop/runs/r/status"
         assert kube.seen[0].content_type == "application/json-patch+json"
@@ -293,7 +295,7 @@ class TestWrites:
             {
                 "op": "add",
                 "path": "/status",
-                "value": {"state": "Running", "failures": {"user": 1}, "conditions": [None]},
+                "value": {"state": "Running", "result": {"found": None}, "conditions": [None]},
             },
         ]
 
