@@ -62,12 +62,12 @@ postgres:
 	  echo "No PostgreSQL server found; installing it with apt-get."; apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq postgresql >/dev/null; }
 
 .PHONY: generate
-generate: setup ## Write the CRDs from the models.
-	$(BIN)/python -m windlass_operator.resources.crd --write
+generate: setup ## Write the CRDs and the reference tables from the code.
+	$(BIN)/python -m windlass_operator.resources.generate --write
 
 .PHONY: verify
 verify: setup ## Check that generated files are current.
-	$(BIN)/python -m windlass_operator.resources.crd --check
+	$(BIN)/python -m windlass_operator.resources.generate --check
 
 .PHONY: cluster-up cluster-down cluster-status images
 cluster-up: ## Start the one-node cluster (or check an existing one).

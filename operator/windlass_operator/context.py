@@ -12,6 +12,7 @@ import structlog
 from windlass_operator.blobs.s3 import S3BlobStore
 from windlass_operator.blobs.store import BlobMissingError, BlobStore
 from windlass_operator.config import Config
+from windlass_operator.domain.ids import content_hash
 from windlass_operator.kube.client import KubeClient
 from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.manifests import RunnerSettings
@@ -24,7 +25,7 @@ from windlass_operator.resources.run import RunSpec
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
-from windlass_operator.services.imports import ImportService
+from windlass_operator.services.imports import Asked, ImportService
 from windlass_operator.services.loops import Loop
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
@@ -208,8 +209,8 @@ class Operator:
         await self._pods.resync()
 
 
-def read_run(body: Mapping[str, Any]) -> tuple[Submission, bool]:
-    """Return what a Run resource asks for, and whether it is to be cancelled."""
+def read_run(body: Mapping[str, Any]) -> Asked:
+    """Return what a Run resource asks for."""
     spec = RunSpec.from_object(body.get("spec"), at="spec")
     wanted = Submission(
         task=spec.task_ref.name,
@@ -218,4 +219,4 @@ def read_run(body: Mapping[str, Any]) -> tuple[Submission, bool]:
         tags=tuple(spec.tags),
         traceparent=spec.traceparent,
     )
-    return wanted, spec.cancel
+    return Asked(wanted, content_hash(spec.asked_for()), spec.cancel)

@@ -5,8 +5,9 @@ import hashlib
 import pytest
 
 from tests.support.world import SHOP, World, a_failure
+from windlass import protocol
 from windlass_operator.blobs.store import BlobKey, BlobMissingError
-from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError
+from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError, ValueNotStoredError
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.blobs import BlobService
@@ -62,3 +63,18 @@ async def test_values_of_a_run_are_deleted_together(world: World, database: Data
     assert await store.exists(BlobKey(SHOP.uid, writer.run_id, DIGEST))
     assert await store.delete_run(SHOP.uid, writer.run_id) == 1
     assert [run async for run in store.runs()] == []
+
+
+async def test_a_result_that_was_never_stored_is_refused_and_the_run_goes_on(world: World, blobs: BlobService) -> None:
+    await world.submit()
+    (attempt,) = await world.claim()
+    ref = protocol.BlobRef(sha256=DIGEST, size=len(DATA))
+    step = protocol.Step(key="big", name="big", args_hash="a", state="succeeded", result_ref=ref)
+    with pytest.raises(ValueNotStoredError, match="Upload it"):
+        await world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[step]))
+    with pytest.raises(ValueNotStoredError):
+        await world.attempts.complete(attempt.token, protocol.CompleteRequest(result_ref=ref))
+    await blobs.put(await world.attempts.authenticate(attempt.token), DIGEST, DATA)
+    await world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[step]))
+    outcome = await world.attempts.complete(attempt.token, protocol.CompleteRequest(result_ref=ref))
+    assert outcome.state == "Succeeded"

@@ -234,8 +234,8 @@ async def test_the_status_says_which_generation_of_the_resource_was_seen(world: 
     await world.apply_run()
     await world.projection.project_due()
     assert world.cluster.statuses["order-1"]["observedGeneration"] == 1
-    await runs.see_generation(world.database, "uid-of-order-1", 2)
+    await runs.see_generation(world.database, "uid-of-order-1", 2, "hash")
     await world.projection.project_due()
     assert world.cluster.statuses["order-1"]["observedGeneration"] == 2
-    await runs.see_generation(world.database, "uid-of-order-1", 2)
+    await runs.see_generation(world.database, "uid-of-order-1", 2, "hash")
     assert await world.projection.project_due() == 0

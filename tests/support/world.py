@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from windlass import protocol
+from windlass_operator.context import read_run
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
@@ -15,11 +16,13 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.imports import ImportService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.runs import RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
+from windlass_operator.services.tasks import TaskService
 
 SHOP = Project(uid="uid-of-shop", namespace="shop")
 
@@ -41,8 +44,33 @@ class FakeCluster:
     deleted_runs: list[str] = field(default_factory=list)
     credentials: dict[str, str] = field(default_factory=dict)
     refuse: Exception | None = None
+    """Raised where a pod is created."""
+    broken_task: Exception | None = None
+    """Raised where a Task is read."""
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Run resources by UID, as a list shows them."""
+    rejected: dict[str, tuple[str, str]] = field(default_factory=dict)
+    task_statuses: list[dict[str, Any]] = field(default_factory=list)
+
+    async def project(self, namespace: str) -> Project:
+        return SHOP
+
+    async def run_uid(self, namespace: str, name: str) -> str | None:
+        return next((uid for uid, body in self.runs.items() if body["metadata"]["name"] == name), None)
+
+    async def list_runs(self) -> list[dict[str, Any]]:
+        return list(self.runs.values())
+
+    async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
+        self.rejected[name] = (reason, message)
+
+    async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        self.task_statuses.append(status)
+        return True
 
     async def read_task(self, namespace: str, name: str) -> TaskSnapshot | None:
+        if self.broken_task is not None:
+            raise self.broken_task
         return self.tasks.get((namespace, name))
 
     async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
@@ -85,6 +113,8 @@ class World:
         self.runs = RunService(database)
         self.submissions = SubmissionService(database, self.cluster.read_task, release_namespace="windlass-system")
         self.projection = ProjectionService(database, self.cluster)
+        self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)
+        self.tasks = TaskService(database, self.cluster, self.submissions)
         self.pods: PodService
 
     async def start(self) -> "World":
@@ -110,6 +140,14 @@ class World:
         """Accept a run as a Run resource asks for it."""
         resource = Resource(uid=uid or f"uid-of-{name}", name=name, spec_hash="hash")
         return await self.submissions.import_resource(SHOP, Submission(task=task, payload=payload), resource)
+
+    def create_run(self, name: str = "order-1", *, status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+        """Create a Run resource in the cluster, unseen by anybody, and return it."""
+        uid = f"uid-of-{name}"
+        meta = {"name": name, "namespace": SHOP.namespace, "uid": uid, "generation": 1}
+        body = {"metadata": meta, "spec": {"taskRef": {"name": "order"}, **spec}, "status": status or {}}
+        self.cluster.runs[uid] = body
+        return body
 
     async def claim(self, *, claim_id: str = "claim-1") -> list[protocol.ClaimedAttempt]:
         """Start the pods that are due and claim with the newest one."""

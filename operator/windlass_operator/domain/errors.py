@@ -58,6 +58,18 @@ class ForbiddenError(WindlassError):
     code, http_status = "Forbidden", 403
 
 
+class NamespaceForbiddenError(WindlassError):
+    """A Task in the namespace of the control plane."""
+
+    code, http_status = "NamespaceForbidden", 403
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(
+            f"Tasks in {namespace!r} are refused: their pods could use the control plane's credentials. "
+            "Create them in a namespace of their own."
+        )
+
+
 class RunNotFoundError(WindlassError):
     """No run with that id in that namespace."""
 
@@ -98,6 +110,15 @@ class PayloadTooLargeError(WindlassError):
     """A body or value over its limit."""
 
     code, http_status = "PayloadTooLarge", 413
+
+
+class ValueNotStoredError(WindlassError):
+    """A result refers to a large value that was never stored."""
+
+    code, http_status = "ValueNotStored", 422
+
+    def __init__(self) -> None:
+        super().__init__("The result refers to a value that is not stored. Upload it with PUT blobs/{sha256} first.")
 
 
 class PodUnknownError(WindlassError):

@@ -6,8 +6,8 @@ looks like a failure and is run again. Nothing in this module knows a table.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from windlass_operator.domain.errors import LedgerUnavailableError
+from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 
 T = TypeVar("T")
 Connection = AsyncConnection[DictRow]
@@ -136,6 +136,17 @@ class Database:
         """
         async with self.connection() as connection:
             await connection.execute("SELECT 1")
+
+
+@contextmanager
+def broken_reference(constraint: str, error: WindlassError) -> Iterator[None]:
+    """Raise ``error`` where the server refuses a write because of this foreign key."""
+    try:
+        yield
+    except errors.ForeignKeyViolation as violation:
+        if violation.diag.constraint_name != constraint:
+            raise
+        raise error from violation
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,11 +7,12 @@ from uuid import UUID
 
 import msgspec
 
+from windlass_operator.domain.errors import ValueNotStoredError
 from windlass_operator.domain.ids import content_hash
 from windlass_operator.domain.pod_key import pod_key
 from windlass_operator.domain.run_state import RunEvent, RunState, transition
 from windlass_operator.domain.task_snapshot import DEFAULT_START_TIMEOUT, TaskSnapshot
-from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.database import Connection, Database, broken_reference
 from windlass_operator.ledger.queries import load
 
 _SQL: Final = load("runs")
@@ -195,27 +196,27 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
 
     Raises:
         IllegalTransitionError: The run's state has no such arrow.
+        ValueNotStoredError: The result refers to a large value that is not stored.
     """
     state = transition(run.state, change.event)
-    cursor = await connection.execute(
-        _SQL["change_run"],
-        {
-            "id": run.id,
-            "revision": run.revision,
-            "state": state.value,
-            "reason": change.reason,
-            "message": change.message,
-            "user_failures": change.user_failures,
-            "infra_failures": change.infra_failures,
-            "running_ms": change.running_ms,
-            "error": change.error,
-            "result": change.result.text,
-            "result_sha256": change.result.sha256,
-            "result_size": change.result.size,
-            "delay": change.delay,
-            "final": state.final,
-        },
-    )
+    parameters = {
+        "id": run.id,
+        "revision": run.revision,
+        "state": state.value,
+        "reason": change.reason,
+        "message": change.message,
+        "user_failures": change.user_failures,
+        "infra_failures": change.infra_failures,
+        "running_ms": change.running_ms,
+        "error": change.error,
+        "result": change.result.text,
+        "result_sha256": change.result.sha256,
+        "result_size": change.result.size,
+        "delay": change.delay,
+        "final": state.final,
+    }
+    with broken_reference("run_result_stored", ValueNotStoredError()):
+        cursor = await connection.execute(_SQL["change_run"], parameters)
     row = await cursor.fetchone()
     assert row is not None, "the row is locked, so its revision cannot have moved"
     if change.event is RunEvent.RETRY:
@@ -302,11 +303,11 @@ async def by_resource(connection: Connection, resource_uid: str) -> dict[str, An
     return await (await connection.execute(_SQL["run_by_resource"], {"resource_uid": resource_uid})).fetchone()
 
 
-async def see_generation(database: Database, resource_uid: str, generation: int) -> None:
-    """Record the generation of a resource that was seen, so that its status says so."""
+async def see_generation(database: Database, resource_uid: str, generation: int, resource_hash: str) -> None:
+    """Record the generation of a resource that was seen, and whether it still asks for what was accepted."""
 
     async def work(connection: Connection) -> None:
-        parameters = {"resource_uid": resource_uid, "generation": generation}
+        parameters = {"resource_uid": resource_uid, "generation": generation, "resource_hash": resource_hash}
         row = await (await connection.execute(_SQL["see_generation"], parameters)).fetchone()
         if row is not None:
             await connection.execute(_SQL["want_projection"], {"run_ids": [row["id"]]})

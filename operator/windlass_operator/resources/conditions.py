@@ -1,11 +1,12 @@
 """Conditions: what ``kubectl wait`` waits for and what tools read to learn whether an object is well.
 
-A Run carries ``Succeeded`` (Unknown until the end, then True or False) and ``Finished`` (True at every end, so that one
-wait covers them all). It never carries ``Ready``: tools that wait for an installation would call a failed run a failed
-installation. A Task carries ``Ready``, and ``Stalled`` while its spec cannot work: only that tells a doomed object from
-a slow one.
+A Run carries ``Succeeded`` (Unknown until the end, then True or False), ``Finished`` (True at every end, so that one
+wait covers them all), and ``SpecChangeIgnored`` while its spec is not the accepted one. It never carries ``Ready``:
+tools that wait for an installation would call a failed run a failed installation. A Task carries ``Ready``, and
+``Stalled`` while its spec cannot work: only that tells a doomed object from a slow one.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,6 +16,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.resources.base import KubeModel, Message, clip
+from windlass_operator.resources.reasons import Reason
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -26,6 +28,7 @@ class ConditionType(StrEnum):
     FINISHED = "Finished"
     READY = "Ready"
     STALLED = "Stalled"
+    SPEC_CHANGE_IGNORED = "SpecChangeIgnored"
 
 
 class Condition(KubeModel):
@@ -67,8 +70,8 @@ def run_conditions(
     reason: str | None,
     message: str | None,
     generation: int,
-    now: datetime,
-    current: Sequence[Condition] = (),
+    at: datetime,
+    spec_changed: bool = False,
 ) -> list[Condition]:
     """Return the conditions of a Run.
 
@@ -77,20 +80,23 @@ def run_conditions(
         reason: Why it stands there; the state itself if nothing holds it.
         message: The same for people.
         generation: ``metadata.generation`` that was acted on.
-        now: When this is decided, aware.
-        current: What the object shows now.
+        at: When the run finished, or was accepted if it has not: the only times at which a status changes. Aware.
+        spec_changed: The resource's spec is not the one that was accepted.
     """
     succeeded: Status = "Unknown"
     if state.final:
         succeeded = "True" if state is RunState.SUCCEEDED else "False"
-    moment = _whole_seconds(now)
-    shared = {"message": message or "", "observed_generation": generation, "last_transition_time": moment}
-    wanted = [
-        Condition(type=ConditionType.SUCCEEDED, status=succeeded, reason=reason or state.value, **shared),
+    shared = {"message": message or "", "observed_generation": generation, "last_transition_time": _whole_seconds(at)}
+    conditions = [
+        Condition(type=ConditionType.SUCCEEDED, status=succeeded, reason=_one_word(reason or state.value), **shared),
         # The reason is the state itself: which end it was, in a word.
         Condition(type=ConditionType.FINISHED, status="True" if state.final else "False", reason=state.value, **shared),
     ]
-    return merge(current, wanted)
+    if spec_changed:  # present only while true, as for every condition that means trouble
+        ignored = Reason.SPEC_CHANGE_IGNORED
+        shared["message"] = f"{ignored.meaning} {ignored.remedy}"
+        conditions.append(Condition(type=ConditionType.SPEC_CHANGE_IGNORED, status="True", reason=ignored, **shared))
+    return conditions
 
 
 def task_conditions(
@@ -120,6 +126,11 @@ def task_conditions(
         # Present only while true, as for every condition that means trouble.
         wanted.append(Condition(type=ConditionType.STALLED, status="True", reason=problem, **shared))
     return merge(current, wanted)
+
+
+def _one_word(text: str) -> str:
+    """Return a reason that conditions may carry: the API conventions want a word of letters and digits."""
+    return re.sub(r"[^A-Za-z0-9_,:]+", "", text)[:256] or "Unknown"
 
 
 def _whole_seconds(now: datetime) -> datetime:

@@ -1,12 +1,10 @@
-"""Renders the CRDs from the models. Run as ``python -m windlass_operator.resources.crd --write`` or ``--check``.
+"""Renders the CRDs from the models; ``generate`` writes them.
 
 The models' JSON Schema is turned into a structural schema, the form that Kubernetes asks for: no references, no
 alternatives, no closed objects. The same text goes to ``crds/`` and, wrapped in the chart's switches, into the chart.
 """
 
-import argparse
 import inspect
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +19,6 @@ from windlass_operator.resources.task import TaskSpec, TaskStatus
 Object = dict[str, Any]
 
 _HEADER: Final = "# Generated from windlass_operator.resources by `make generate`. Do not edit.\n"
-_ROOT: Final = Path(__file__).resolve().parents[3]
 _PLAIN: Final = Path("crds")
 _CHART: Final = Path("charts/windlass/templates/crds")
 
@@ -260,24 +257,3 @@ def write(root: Path) -> None:
                 path.unlink()
     for path, text in wanted.items():
         (root / path).write_text(text, "utf-8")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write or check the committed files; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m windlass_operator.resources.crd", description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write the files")
-    action.add_argument("--check", action="store_true", help="fail if a committed file differs")
-    parser.add_argument("--root", type=Path, default=_ROOT, help="the checkout (default: the one this module is in)")
-    options = parser.parse_args(arguments)
-    if options.write:
-        write(options.root)
-        return 0
-    problems = differences(options.root)
-    for problem in problems:
-        sys.stderr.write(f"{problem}: run `make generate` and commit\n")
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """The Run resource: a handle on one run. Its status is a projection of the ledger; nothing is decided from it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -58,6 +58,13 @@ class RunSpec(KubeModel):
     """Words of your own to find the run by: at most 10, of at most 128 characters."""
     traceparent: str | None = Field(None, max_length=55, pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
     """W3C trace context of whoever asks for the run, so that the run becomes a part of that trace."""
+
+    def asked_for(self) -> dict[str, Any]:
+        """Return what makes two specs ask for the same: all but ``cancel``, and no defaults.
+
+        With defaults in it, a release that adds a field would take every Run for a changed one.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"cancel"})
 
 
 class Failures(KubeModel):

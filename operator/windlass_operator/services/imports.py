@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -9,7 +10,6 @@ from uuid import UUID
 import structlog
 
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
-from windlass_operator.domain.ids import content_hash
 from windlass_operator.domain.project import Project
 from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Connection, Database
@@ -53,7 +53,7 @@ class ImportService:
         reader: Kubernetes.
         submissions: Accepts runs.
         runs_service: Cancels runs.
-        parse: Returns the submission of a Run's spec; raises a WindlassError with the field for one that is none.
+        parse: Reads a Run resource.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ImportService:
             await self._gone(uid, name, namespace)
             return
         try:
-            wanted, cancel = self._parse(body)
+            asked = self._parse(body)
         except WindlassError as error:
             await self._reject(namespace, name, uid, error.code, error.message)
             return
@@ -99,12 +99,12 @@ class ImportService:
                 await self._reject(namespace, name, uid, "LedgerRegressed", message)
                 return
             project = await self._reader.project(namespace)
-            spec_hash = content_hash({k: v for k, v in dict(body.get("spec") or {}).items() if k != "cancel"})
-            known = await self._submissions.import_resource(project, wanted, Resource(uid, name, spec_hash))
+            resource = Resource(uid, name, asked.spec_hash)
+            known = await self._submissions.import_resource(project, asked.submission, resource)
         generation = meta.get("generation")
         if isinstance(generation, int) and generation > 1:
-            await runs.see_generation(self._database, uid, generation)
-        if cancel and known is not None:
+            await runs.see_generation(self._database, uid, generation, asked.spec_hash)
+        if asked.cancel and known is not None:
             await self._runs.cancel(known, reason="Cancelled", message="spec.cancel is true.")
 
     async def _known(self, uid: str) -> UUID | None:
@@ -163,11 +163,25 @@ class ImportService:
             await self._gone(row["resource_uid"], row["resource_name"], row["namespace"])
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a Run resource asks for."""
+
+    submission: Submission
+    spec_hash: str
+    """Of what was asked for: the same for two resources that ask for the same run."""
+    cancel: bool
+
+
 class ParseRun(Protocol):
     """Reads a Run resource."""
 
-    def __call__(self, body: Mapping[str, Any]) -> tuple[Submission, bool]:
-        """Return the submission, and whether it is to be cancelled."""
+    def __call__(self, body: Mapping[str, Any]) -> Asked:
+        """Return what it asks for.
+
+        Raises:
+            WindlassError: The resource cannot be read; the error names the field.
+        """
         ...
 
 

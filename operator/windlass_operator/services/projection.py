@@ -1,7 +1,6 @@
 """Projection: a run's row becomes the status of its resource. Nothing is ever decided from that status."""
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -15,6 +14,7 @@ from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.steps import decode_error
+from windlass_operator.resources.conditions import run_conditions
 
 log = structlog.get_logger()
 
@@ -110,24 +110,18 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "duration": format_duration(finished - started) if finished and started else None,
         "traceId": _trace_id(row["traceparent"]),
         "observedGeneration": row["resource_generation"],
-        "conditions": conditions_of(state, row["reason"], message, row["finished_at"] or row["created_at"]),
+        "conditions": [
+            condition.to_object()
+            for condition in run_conditions(
+                state,
+                reason=row["reason"],
+                message=message,
+                generation=row["resource_generation"],
+                at=finished or row["created_at"],
+                spec_changed=row["resource_changed"],
+            )
+        ],
     }
-
-
-def conditions_of(state: RunState, reason: str | None, message: str | None, at: datetime) -> list[dict[str, Any]]:
-    """Return Succeeded and Finished, in the words of the Kubernetes API conventions."""
-    succeeded = "True" if state is RunState.SUCCEEDED else "False" if state.final else "Unknown"
-    why = _condition_reason(reason or state.value)
-    common = {"reason": why, "message": message or "", "lastTransitionTime": _time(at)}
-    return [
-        {"type": "Succeeded", "status": succeeded, **common},
-        {"type": "Finished", "status": "True" if state.final else "False", **common},
-    ]
-
-
-def _condition_reason(text: str) -> str:
-    """Return a reason that conditions may carry: the API conventions want a word of letters and digits."""
-    return re.sub(r"[^A-Za-z0-9_,:]+", "", text)[:256] or "Unknown"
 
 
 def _word(text: str | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from windlass_operator.domain.errors import (
-    ForbiddenError,
+    NamespaceForbiddenError,
     PayloadInvalidError,
     PayloadTooLargeError,
     TaskInvalidError,
@@ -116,7 +116,7 @@ class SubmissionService:
             snapshot = await self._read_task(project.namespace, wanted.task)
             if snapshot is not None:
                 payloads.check(wanted.payload, snapshot.payload_schema)
-        except (PayloadInvalidError, PayloadTooLargeError, ForbiddenError) as error:
+        except (PayloadInvalidError, PayloadTooLargeError, NamespaceForbiddenError) as error:
             refused = error
         except TaskInvalidError as error:
             # Held, not refused: the Task can be corrected, as a missing one can be created.
@@ -230,10 +230,7 @@ class SubmissionService:
 
     def _refuse_release_namespace(self, project: Project) -> None:
         if project.namespace == self._release_namespace:
-            raise ForbiddenError(
-                f"Tasks in {project.namespace!r} are refused: their pods could use the control plane's credentials. "
-                "Create them in a namespace of their own."
-            )
+            raise NamespaceForbiddenError(project.namespace)
 
 
 def _new_run(

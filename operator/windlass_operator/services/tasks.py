@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
 from windlass_operator.domain.errors import PayloadInvalidError, TaskInvalidError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.resources.conditions import Condition, task_conditions
 from windlass_operator.services import payloads
 from windlass_operator.services.submission import SubmissionService
 
@@ -49,19 +52,18 @@ class TaskService:
             version = await self._record(project, name)
         except (TaskInvalidError, PayloadInvalidError) as error:
             problem = error
+        generation = int(meta.get("generation") or 0)
+        conditions = task_conditions(
+            problem=problem.code if problem else None,
+            message=problem.message if problem else None,
+            generation=generation,
+            now=datetime.now(UTC),
+            current=_conditions(body.get("status")),
+        )
         status = {
-            "observedGeneration": meta.get("generation"),
+            "observedGeneration": generation,
             "version": version,
-            "conditions": [
-                {
-                    "type": "Ready",
-                    "status": "False" if problem else "True",
-                    "reason": problem.code if problem else "Accepted",
-                    "message": problem.message[:1024] if problem else "",
-                    "observedGeneration": meta.get("generation"),
-                    "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                }
-            ],
+            "conditions": [condition.to_object() for condition in conditions],
         }
         if not _same(body.get("status"), status):
             await self._resources.patch_task_status(namespace, name, str(meta.get("uid")), status)
@@ -87,10 +89,16 @@ class TaskService:
             await self._submissions.task_seen(Project(row["uid"], row["namespace"]), row["task"])
 
 
+def _conditions(status: Any) -> list[Condition]:
+    """Return the conditions that the object shows; none if somebody wrote there what is no condition."""
+    try:
+        return TypeAdapter(list[Condition]).validate_python((status or {}).get("conditions") or [])
+    except (AttributeError, ValidationError):
+        return []
+
+
 def _same(old: Any, new: dict[str, Any]) -> bool:
-    """Whether the status says the same already, the time of the last transition aside."""
-    if not isinstance(old, dict):
-        return False
-    before = [{k: v for k, v in c.items() if k != "lastTransitionTime"} for c in old.get("conditions") or []]
-    after = [{k: v for k, v in c.items() if k != "lastTransitionTime"} for c in new["conditions"]]
-    return before == after and all(old.get(k) == new[k] for k in ("observedGeneration", "version"))
+    """Whether the status says the same already: a watch event of our own write must not lead to another write."""
+    return isinstance(old, dict) and all(
+        old.get(key) == new[key] for key in ("observedGeneration", "version", "conditions")
+    )

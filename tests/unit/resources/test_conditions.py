@@ -12,7 +12,7 @@ LATER = NOW + timedelta(minutes=1)
 
 
 def _run(state: RunState, reason: str | None = None, **more: object) -> dict[str, Condition]:
-    arguments = {"message": None, "generation": 1, "now": NOW, **more}
+    arguments = {"message": None, "generation": 1, "at": NOW, **more}
     return {c.type: c for c in run_conditions(state, reason=reason, **arguments)}  # type: ignore[arg-type]  # test data
 
 
@@ -50,13 +50,16 @@ def test_the_reason_is_why() -> None:
     assert _run(RunState.RUNNING)["Succeeded"].reason == "Running"
 
 
-def test_the_time_moves_only_with_the_status() -> None:
-    first = list(_run(RunState.QUEUED).values())
-    still = _run(RunState.RUNNING, current=first, now=LATER)
-    assert still["Succeeded"].last_transition_time == NOW.replace(microsecond=0)
-    assert still["Succeeded"].reason == "Running"
-    done = _run(RunState.SUCCEEDED, current=list(still.values()), now=LATER)
-    assert done["Succeeded"].last_transition_time == LATER.replace(microsecond=0)
+def test_a_class_name_becomes_a_word_that_conditions_may_carry() -> None:
+    assert _run(RunState.FAILED, "Fehler größer")["Succeeded"].reason == "Fehlergrer"
+    assert _run(RunState.FAILED, "!")["Succeeded"].reason == "Unknown"
+
+
+def test_a_changed_spec_is_named_while_it_lasts() -> None:
+    ignored = _run(RunState.RUNNING, spec_changed=True)["SpecChangeIgnored"]
+    assert (ignored.status, ignored.reason) == ("True", "SpecChangeIgnored")
+    assert "Create another Run" in ignored.message
+    assert "SpecChangeIgnored" not in _run(RunState.RUNNING)
 
 
 def test_a_broken_task_is_stalled_and_a_mended_one_is_not() -> None:

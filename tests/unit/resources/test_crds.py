@@ -1,5 +1,6 @@
 """The rendered CRDs: committed, structural, bounded, and telling their reader something."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from windlass_operator.resources import crd
+from windlass_operator.resources import crd, pages
 
 ROOT = Path(__file__).resolve().parents[3]
 CRDS = [crd.task_crd(), crd.run_crd()]
@@ -36,7 +37,7 @@ NODES = [
 
 
 def test_committed_crds_match_the_models() -> None:
-    assert crd.differences(ROOT) == [], "run `make generate`"
+    assert crd.differences(ROOT) + pages.differences(ROOT) == [], "run `make generate`"
 
 
 def test_the_check_names_what_differs(tmp_path: Path) -> None:
@@ -55,12 +56,26 @@ def test_the_check_names_what_differs(tmp_path: Path) -> None:
 
 
 def test_the_command_exits_with_one_and_says_how_to_mend(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "windlass_operator.resources.crd", "--root", str(tmp_path)]
+    shutil.copytree(ROOT / "docs/reference", tmp_path / "docs/reference")
+    command = [sys.executable, "-m", "windlass_operator.resources.generate", "--root", str(tmp_path)]
     checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert checked.returncode == 1
     assert "make generate" in checked.stderr
     subprocess.run([*command, "--write"], check=True)
     subprocess.run([*command, "--check"], check=True)
+
+
+def test_a_page_whose_generated_part_is_stale_or_gone_is_named(tmp_path: Path) -> None:
+    reference = tmp_path / "docs/reference"
+    shutil.copytree(ROOT / "docs/reference", reference)
+    page = reference / "reasons.md"
+    text = page.read_text()
+    page.write_text(text.replace("`TaskNotFound`", "`TaskGone`"))
+    assert pages.differences(tmp_path) == ["docs/reference/reasons.md is stale"]
+    pages.write(tmp_path)
+    assert page.read_text() == text
+    page.write_text("no markers")
+    assert pages.differences(tmp_path) == ["docs/reference/reasons.md has no markers"]
 
 
 @pytest.mark.parametrize("node", NODES)

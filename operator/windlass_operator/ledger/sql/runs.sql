@@ -106,7 +106,8 @@ UPDATE run SET revision = revision + 1
 SELECT run.id, run.state, run.resource_hash FROM run WHERE resource_uid = %(resource_uid)s;
 
 -- name: see_generation
-UPDATE run SET resource_generation = %(generation)s, revision = revision + 1
+UPDATE run SET resource_generation = %(generation)s, resource_changed = resource_hash IS DISTINCT FROM %(resource_hash)s,
+       revision = revision + 1
  WHERE resource_uid = %(resource_uid)s AND resource_generation < %(generation)s RETURNING id;
 
 -- name: run_known
