@@ -32,24 +32,31 @@ async def save(database: Database, writes: list[StepWrite]) -> dict[tuple[UUID, 
         ValueNotStoredError: A result refers to a large value that is not stored. Nothing of the batch was written.
     """
     last = {(w.attempt_id, w.token_hash, w.step.key): w for w in writes}
-    items = list(last.values())
     parameters = {
-        "attempt_ids": [w.attempt_id for w in items],
-        "token_hashes": [w.token_hash for w in items],
-        "keys": [w.step.key for w in items],
-        "names": [w.step.name for w in items],
-        "args_hashes": [w.step.args_hash for w in items],
-        "states": [w.step.state for w in items],
-        "results": [bytes(w.step.result).decode() or None for w in items],
-        "sha256s": [w.step.result_ref.sha256 if w.step.result_ref else None for w in items],
-        "sizes": [w.step.result_ref.size if w.step.result_ref else None for w in items],
-        "errors": [msgspec.json.encode(w.step.error).decode() if w.step.error else None for w in items],
-        "ages": [w.step.age_ms for w in items],
-        "durations": [w.step.duration_ms for w in items],
+        "items": msgspec.json.encode([_as_item(write, order) for order, write in enumerate(last.values())]).decode()
     }
     with broken_reference("step_result_stored", ValueNotStoredError()):
         rows = await database.fetch(_SQL["save_steps"], parameters)
     return {(row["id"], bytes(row["token_hash"])): row["run_id"] for row in rows}
+
+
+def _as_item(write: StepWrite, order: int) -> dict[str, object]:
+    step = write.step
+    return {
+        "ord": order,
+        "attempt_id": write.attempt_id,
+        "token_hash": write.token_hash.hex(),
+        "key": step.key,
+        "name": step.name,
+        "args_hash": step.args_hash,
+        "state": step.state,
+        "result": bytes(step.result).decode() or None,
+        "sha256": step.result_ref.sha256 if step.result_ref else None,
+        "size": step.result_ref.size if step.result_ref else None,
+        "error": msgspec.json.encode(step.error).decode() if step.error else None,
+        "age": step.age_ms,
+        "duration": step.duration_ms,
+    }
 
 
 async def finished(connection: Connection, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
