@@ -1,8 +1,6 @@
 """Process 1's calls to the API: one kept connection for each owner, each call idempotent."""
 
-import http.client
 import random
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from windlass.connection import Connection
 from windlass.protocol import PREFIX, ErrorBody
 
 
@@ -37,7 +36,7 @@ class ApiClient:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "localhost", parts.port or 80
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
 
     def call(
         self,
@@ -64,7 +63,7 @@ class ApiClient:
             fresh = self._connection is None
             try:
                 status, answer = self._send(path, data, token, timeout, sent)
-            except (OSError, http.client.HTTPException) as error:
+            except OSError as error:
                 self.close()
                 if not fresh and not isinstance(error, TimeoutError):
                     continue  # the server had closed a kept connection
@@ -85,20 +84,17 @@ class ApiClient:
         self, path: str, data: bytes, token: str | None, timeout: float, sent: Callable[[], None] | None
     ) -> tuple[int, bytes]:
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
-            self._connection.connect()
-            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        headers = {"Content-Type": "application/json"}
+            self._connection = Connection(self._host, self._port, timeout=timeout)
+        headers = "Content-Type: application/json\r\n"
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        self._connection.request("POST", PREFIX + path, data, headers)
+            headers += f"Authorization: Bearer {token}\r\n"
+        self._connection.send("POST", PREFIX + path, headers, data)
         if sent is not None:
             sent()
-        response = self._connection.getresponse()
-        answer = response.read()
-        if response.will_close:
+        answer = self._connection.receive()
+        if answer.headers.get("connection", "").lower() == "close":
             self.close()
-        return response.status, answer
+        return answer.status, answer.body
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""

@@ -218,10 +218,6 @@ class SaveStepsRequest(Message):
     steps: list[Step]
 
 
-class SaveStepsResponse(Message):
-    """Nothing: the saved steps are durable."""
-
-
 class StepsPage(Message):
     """A page of finished steps."""
 

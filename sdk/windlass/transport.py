@@ -1,19 +1,18 @@
 """How a running attempt reaches the API: one kept connection, every call idempotent, outages waited out."""
 
 import hashlib
-import http.client
 import random
-import socket
 import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from windlass import protocol
+from windlass.connection import Connection
 from windlass.errors import AttemptClosedError, ProtocolError
 
 M = TypeVar("M")
@@ -55,10 +54,10 @@ class HttpTransport:
     def __init__(self, url: str, token: str, *, give_up_after: timedelta = timedelta(hours=24)) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "localhost", parts.port or 80
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
         self._patience = give_up_after.total_seconds()
         self._lock = threading.Lock()
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
 
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         """Save steps.
@@ -92,7 +91,7 @@ class HttpTransport:
                 fresh = self._connection is None
                 try:
                     status, data, retry_after = self._send(method, path, body)
-                except (OSError, http.client.HTTPException):
+                except OSError:
                     self._close()
                     if not fresh:
                         continue  # a kept connection that the server had closed: no failure, just old
@@ -109,17 +108,12 @@ class HttpTransport:
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float | None]:
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=60)
-            self._connection.connect()
-            # Without it a small request waits for the acknowledgement of the one before.
-            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection.request(method, protocol.PREFIX + path, body, self._headers)
-        response = self._connection.getresponse()
-        data = response.read()
-        if response.will_close:
+            self._connection = Connection(self._host, self._port, timeout=60)
+        answer = self._connection.call(method, protocol.PREFIX + path, self._headers, body)
+        if answer.headers.get("connection", "").lower() == "close":
             self._close()
-        after: Any = response.getheader("Retry-After")
-        return response.status, data, min(float(after), 30.0) if after and after.isdecimal() else None
+        after = answer.headers.get("retry-after", "")
+        return answer.status, answer.body, min(float(after), 30.0) if after.isdecimal() else None
 
     def _close(self) -> None:
         if self._connection is not None:
