@@ -6,15 +6,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from windlass import protocol
+from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.context import read_run
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.imports import ImportService
 from windlass_operator.services.pods import PodService
@@ -111,7 +114,10 @@ class World:
         self.attempts = AttemptService(database)
         self.steps = StepService(database, progress_every=0)
         self.runs = RunService(database)
-        self.submissions = SubmissionService(database, self.cluster.read_task, release_namespace="windlass-system")
+        self.blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
+        self.submissions = SubmissionService(
+            database, self.cluster.read_task, self.blobs, release_namespace="windlass-system"
+        )
         self.projection = ProjectionService(database, self.cluster)
         self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)
         self.tasks = TaskService(database, self.cluster, self.submissions)

@@ -16,6 +16,8 @@ class MemoryBlobStore:
         down: While true every call fails as if the store were away.
     """
 
+    in_ledger = False
+
     def __init__(self, *, limit: int) -> None:
         self.limit = limit
         self.blobs: dict[BlobKey, bytes] = {}

@@ -114,6 +114,8 @@ class BlobStore(Protocol):
 
     limit: int
     """Bytes of the largest blob."""
+    in_ledger: bool
+    """Whether blobs are rows of the ledger: written with the row that points to them, in one transaction."""
 
     async def put(self, key: BlobKey, data: bytes) -> None:
         """Store the bytes. A repeat changes nothing.

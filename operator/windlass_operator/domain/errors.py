@@ -86,11 +86,11 @@ class TaskNotFoundError(WindlassError):
 
     code, http_status = "TaskNotFound", 404
 
-    def __init__(self, task: str, namespace: str) -> None:
+    def __init__(self, task: str, namespace: str, *, field: str = "spec.taskRef.name") -> None:
         super().__init__(
             f"Task {task[:253]!r} is not in namespace {namespace!r}. Create it, "
             f"or pick one from `kubectl get tasks.windlass.dev -n {namespace}`.",
-            field="spec.taskRef.name",
+            field=field,
         )
 
 

@@ -1,11 +1,12 @@
 """Large values as rows, where no object store is configured. Same contract as the object store."""
 
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
 
 from windlass.protocol import BLOB_LIMIT_WITHOUT_STORE
-from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
 _SQL: Final = load("blobs")
@@ -14,6 +15,23 @@ _SQL: Final = load("blobs")
 async def record(database: Database, run_id: UUID, sha256: str, size: int) -> None:
     """Record that a blob of the run exists in the object store. After the upload, never before."""
     await database.fetch(_SQL["put_blob"], {"run_id": run_id, "sha256": sha256, "size": size, "data": None})
+
+
+async def add(connection: Connection, run_id: UUID, sha256: str, size: int, data: bytes | None) -> None:
+    """Record a blob in the transaction that makes its run; with its bytes where there is no object store."""
+    await connection.execute(_SQL["put_blob"], {"run_id": run_id, "sha256": sha256, "size": size, "data": data})
+
+
+async def orphans(database: Database, candidates: list[tuple[str, UUID]], age: timedelta) -> list[tuple[str, UUID]]:
+    """Return those of these projects and runs whose run the ledger does not have although it knows the project.
+
+    Args:
+        database: The ledger.
+        candidates: UID of the project, and id of the run.
+        age: A run's id says when it was made; one that is younger may still be on its way.
+    """
+    parameters = {"uids": [uid for uid, _ in candidates], "ids": [run_id for _, run_id in candidates], "age": age}
+    return [(row["uid"], row["id"]) for row in await database.fetch(_SQL["orphaned_runs"], parameters)]
 
 
 async def size_of(database: Database, run_id: UUID, sha256: str) -> int | None:
@@ -45,6 +63,7 @@ class LedgerBlobs:
     """
 
     limit = BLOB_LIMIT_WITHOUT_STORE
+    in_ledger = True
 
     def __init__(self, database: Database, missing: Callable[[Any], Exception]) -> None:
         self._database = database

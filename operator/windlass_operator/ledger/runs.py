@@ -339,26 +339,10 @@ async def get_many(database: Database, run_ids: list[UUID]) -> list[dict[str, An
     return sorted(rows, key=lambda row: str(row["id"]), reverse=True)
 
 
-async def list_ids(
-    database: Database,
-    project_id: int,
-    *,
-    before: UUID | None = None,
-    state: str | None = None,
-    task: str | None = None,
-    name: str | None = None,
-    limit: int = 50,
-) -> list[UUID]:
-    """Return ids of a project's runs, newest first."""
-    parameters = {
-        "project_id": project_id,
-        "before": before,
-        "state": state,
-        "task": task,
-        "name": name,
-        "limit": limit,
-    }
-    return [row["id"] for row in await database.fetch(_SQL["list_runs"], parameters)]
+async def newest_of_name(database: Database, project_id: int, name: str) -> list[UUID]:
+    """Return the id of the newest run of the resources of this name, or nothing."""
+    rows = await database.fetch(_SQL["newest_of_name"], {"project_id": project_id, "name": name})
+    return [row["id"] for row in rows]
 
 
 async def events(database: Database, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:

@@ -2,17 +2,31 @@
 
 import hashlib
 import re
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 from windlass.protocol import BlobRef
-from windlass_operator.blobs.store import BlobKey, BlobStore
+from windlass_operator.blobs.store import BlobKey, BlobStore, verify
 from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError
 from windlass_operator.ledger import blobs
 from windlass_operator.ledger.attempts import Writer
-from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.database import Connection, Database
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SETTLED: Final = timedelta(days=1)
+"""Age from which a value without a run is an orphan: the run it was stored for will not be accepted any more."""
+_SWEPT_AT_ONCE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A value that was brought to the store ahead of its run, or waits to be written with it."""
+
+    ref: BlobRef
+    data: bytes | None
+    """Its bytes, where the ledger keeps them."""
 
 
 class BlobService:
@@ -41,6 +55,44 @@ class BlobService:
         await self._store.put(BlobKey(writer.project_uid, writer.run_id, sha256), data)
         await blobs.record(self._database, writer.run_id, sha256, len(data))
         return BlobRef(sha256=sha256, size=len(data))
+
+    async def stage(self, project_uid: str, run_id: UUID, data: bytes) -> Staged:
+        """Bring a value to the object store ahead of its run. A row is written with the run, by :meth:`record`.
+
+        A run that is then refused leaves an orphan, which :meth:`sweep` removes.
+
+        Raises:
+            BlobTooLargeError: It is over the store's limit.
+            BlobStoreUnavailableError: The store does not answer; the run must not be accepted.
+        """
+        key = BlobKey.of(project_uid, run_id, data)
+        verify(key, data, self._store.limit)
+        if not self._store.in_ledger:
+            await self._store.put(key, data)
+        return Staged(BlobRef(sha256=key.sha256, size=len(data)), data if self._store.in_ledger else None)
+
+    @staticmethod
+    async def record(connection: Connection, run_id: UUID, staged: Staged) -> None:
+        """Record a staged value in the transaction that makes its run."""
+        await blobs.add(connection, run_id, staged.ref.sha256, staged.ref.size, staged.data)
+
+    async def sweep(self) -> int:
+        """Delete the values of runs that were never accepted. Returns of how many runs."""
+        if self._store.in_ledger:
+            return 0
+        swept, some = 0, []
+        async for found in self._store.runs():
+            some.append(found)
+            if len(some) == _SWEPT_AT_ONCE:
+                swept += await self._sweep(some)
+                some = []
+        return swept + await self._sweep(some)
+
+    async def _sweep(self, found: list[tuple[str, UUID]]) -> int:
+        orphans = await blobs.orphans(self._database, found, _SETTLED)
+        for project_uid, run_id in orphans:
+            await self._store.delete_run(project_uid, run_id)
+        return len(orphans)
 
     async def get(self, project_uid: str, run_id: UUID, sha256: str) -> bytes:
         """Return a value of a run.

@@ -1,64 +1,124 @@
-"""JSON at the door: what every reader behind us accepts, and what the Task's schema allows."""
+"""JSON at the door: what every reader behind us accepts, and what the Task's schema allows.
 
+The rules are the same wherever a payload comes from. A REST body is read with :func:`parse`. A Run resource arrives
+decoded, by the API server's rules and then by Python's; :func:`as_text` writes it out again and holds it to the same
+rules.
+"""
+
+import asyncio
 import json
+import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, NoReturn
+from itertools import accumulate
+from typing import Any, Final, NoReturn, TypeVar
 
 import jsonschema_rs
 
 from windlass.protocol import INLINE_LIMIT
 from windlass_operator.domain.errors import PayloadInvalidError, PayloadTooLargeError
 
-_DEPTH: Final = 200
-_DIGITS: Final = 300
-"""Longest number accepted. Longer ones are refused by some JSON readers and rounded to infinity by others."""
+DEPTH: Final = 200
+"""Levels of objects and arrays. Readers give up at very different depths; none that we know gives up here."""
+DIGITS: Final = 300
+"""Longest integer accepted. Longer ones are refused by some JSON readers and rounded to infinity by others."""
+
+CONTAINERS: Final = 250_000
+"""Objects and arrays in one payload. Decoded, each takes a hundred bytes and more: 8 MiB of ``[],`` would be 200 MiB."""
+
+T = TypeVar("T")
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BRACKETS: Final = b"[]{}"
+_OTHERS: Final = bytes(sorted(set(range(256)) - set(_BRACKETS)))
+_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def parse(text: bytes, *, field: str = "payload") -> Any:
+def parse(text: bytes, *, field: str = "payload", depth: int = DEPTH) -> Any:
     """Return the JSON value of ``text``, strictly: one meaning for every reader.
+
+    Args:
+        text: JSON in UTF-8.
+        field: What it is, for the error.
+        depth: Levels of objects and arrays that it may have.
 
     Raises:
         PayloadInvalidError: Not JSON, or JSON that readers disagree about (NaN, duplicate keys, lone surrogates …).
     """
-    if _too_deep(text):
-        raise PayloadInvalidError(f"{field} is nested deeper than {_DEPTH} levels.", field=field)
+    _check_shape(text, field, depth)
     try:
-        return json.loads(
+        value = json.loads(
             text.decode(),
             object_pairs_hook=_object,
             parse_constant=_constant,
             parse_float=_float,
             parse_int=_integer,
         )
-    except UnicodeDecodeError:
-        raise PayloadInvalidError(f"{field} is not UTF-8.", field=field) from None
+    except UnicodeDecodeError as error:
+        raise _invalid(field, f"not UTF-8 at byte {error.start}", "Encode the text as UTF-8.") from None
+    except _RefusedError as error:
+        raise _invalid(field, error.what, error.hint) from None
     except (ValueError, RecursionError) as error:
-        raise PayloadInvalidError(f"{field} is not acceptable JSON: {str(error)[:200]}", field=field) from None
+        raise _invalid(field, f"not JSON: {str(error)[:200]}", "Check it with a JSON linter.") from None
+    if b"\\u" in text:
+        _refuse_surrogates(value, field)
+    return value
 
 
 def as_text(value: Any, *, field: str = "payload", limit: int = INLINE_LIMIT) -> str:
     """Return ``value`` as the JSON text that the ledger keeps.
 
     Raises:
-        PayloadInvalidError: The value cannot be written as JSON that every reader accepts.
+        PayloadInvalidError: The value breaks a rule of :func:`parse`.
+        PayloadTooLargeError: The text is larger than ``limit`` bytes.
+    """
+    text = encoded(value, field=field, limit=limit)
+    parse(text, field=field)
+    return text.decode()
+
+
+def encoded(value: Any, *, field: str = "payload", limit: int = INLINE_LIMIT) -> bytes:
+    """Return a value that :func:`parse` returned, or a part of one, as the JSON that the ledger keeps.
+
+    Raises:
+        PayloadInvalidError: The value is no JSON.
         PayloadTooLargeError: The text is larger than ``limit`` bytes.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise PayloadInvalidError(f"{field} has a lone surrogate (\\ud800 to \\udfff).", field=field) from None
-    except (ValueError, RecursionError) as error:
-        raise PayloadInvalidError(f"{field} is not acceptable JSON: {str(error)[:200]}", field=field) from None
-    if size > limit:
+    except RecursionError:
+        raise _invalid(field, f"nested deeper than {DEPTH} levels", _FLATTEN) from None
+    except ValueError as error:
+        said = str(error)
+        if "digits" in said:
+            raise _invalid(field, f"not acceptable: {_TOO_LONG}", _PASS_NUMBER) from None
+        raise _invalid(field, f"not JSON: {said[:200]}", "Write null or a string instead.") from None
+    _refuse_surrogates(text, field)
+    data = text.encode()
+    if len(data) > limit:
+        hint = "Trigger the run through the API or the SDK, which take up to 8 MiB." if limit <= INLINE_LIMIT else None
         raise PayloadTooLargeError(
-            f"{field} has {size} bytes; the limit here is {limit}. Put the data into an object store and pass its key.",
+            f"{field} has {len(data)} bytes; the limit here is {limit}.",
             field=field,
+            hint=hint or "Put the data into an object store and pass its key.",
         )
-    return text
+    return data
 
 
-def check(value: Any, schema: dict[str, Any] | None) -> None:
+class LargeValues:
+    """Reads and writes large values beside the event loop, one at a time: heartbeats are served meanwhile."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Semaphore(1)
+
+    async def run(self, work: Callable[[], T], *, size: int) -> T:
+        """Return what ``work`` returns. What is at most 64 KiB is done at once."""
+        if size <= INLINE_LIMIT:
+            return work()
+        async with self._one:
+            return await asyncio.to_thread(work)
+
+
+def check(value: Any, schema: dict[str, Any] | None, *, field: str = "spec.payload") -> None:
     """Check a payload against the Task's schema.
 
     Raises:
@@ -69,8 +129,12 @@ def check(value: Any, schema: dict[str, Any] | None) -> None:
     validator = _validator(json.dumps(schema, sort_keys=True))
     error = next(iter(validator.iter_errors(value)), None)
     if error is not None:
-        path = "payload" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)
-        raise PayloadInvalidError(f"{path}: {error.message[:300]}", field=f"spec.{path}")
+        inside = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)[:300]
+        raise PayloadInvalidError(
+            f"payload{inside}: {error.message[:300]}",
+            field=field + inside,
+            hint="The Task's spec.payloadSchema says what it takes.",
+        )
 
 
 def check_schema(schema: dict[str, Any]) -> None:
@@ -91,27 +155,46 @@ def _validator(schema: str) -> Any:
         raise PayloadInvalidError(f"payloadSchema is not a JSON schema: {text}", field="spec.payloadSchema") from None
 
 
-def _too_deep(text: bytes) -> bool:
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > _DEPTH:
-                return True
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
-    return False
+_TOO_LONG: Final = f"an integer has more than {DIGITS} digits"
+_FLATTEN: Final = "Flatten it, or pass the deep part as a string."
+_PASS_NUMBER: Final = "Pass the number as a string."
+
+
+class _RefusedError(Exception):
+    """A hook of the JSON reader refuses a part. Not a ValueError: the reader would take it for a syntax error."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what, self.hint = f"not acceptable: {what}", hint
+
+
+def _invalid(field: str, what: str, hint: str) -> PayloadInvalidError:
+    return PayloadInvalidError(f"{field} is {what}.", field=field, hint=hint)
+
+
+def _check_shape(text: bytes, field: str, depth: int) -> None:
+    """Refuse what is too much for a reader, before a reader sees it: readers recurse, and build what they are told to."""
+    if text.count(b"[") + text.count(b"{") <= depth:
+        return
+    brackets = _STRINGS.sub(b"", text).translate(None, _OTHERS)
+    if brackets.count(b"[") + brackets.count(b"{") > CONTAINERS:
+        raise _invalid(field, f"more than {CONTAINERS} objects and arrays", "Put the data into an object store.")
+    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > depth:
+        raise _invalid(field, f"nested deeper than {DEPTH} levels", _FLATTEN)
+
+
+def _refuse_surrogates(value: Any, field: str) -> None:
+    """Refuse what UTF-8 cannot carry, wherever it stands."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"\\u{ord(text[error.start]):04x}"
+        raise _invalid(
+            field,
+            f"not acceptable: it has a lone surrogate ({found})",
+            "Such a character is half of a pair; send the whole character, or the bytes as base64.",
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,22 +202,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         seen: set[str] = set()
         twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]  # add is the memory
-        raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
+        shown = twice[:60].encode("ascii", "backslashreplace").decode()
+        raise _RefusedError(f"the key {shown!r} stands twice in one object", "Readers differ in which one they take.")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise _RefusedError(f"{name} is not JSON", "Write null or a string instead.")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:40]} is too large")
+        raise _RefusedError(f"the number {text[:40]} is too large for a double", _PASS_NUMBER)
     return value
 
 
 def _integer(text: str) -> int:
-    if len(text) > _DIGITS:
-        raise ValueError(f"an integer has {len(text)} digits; the limit is {_DIGITS}")
+    if len(text) > DIGITS:
+        raise _RefusedError(_TOO_LONG, _PASS_NUMBER)
     return int(text)

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from windlass_operator.domain.errors import InvalidRequestError, RunNotFoundError
+from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import logs, runs, steps
+from windlass_operator.ledger import logs, run_lists, runs, steps
 from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.run_lists import Order, RunFilter
 from windlass_operator.ledger.runs import Change
+from windlass_operator.services.cursors import from_cursor, to_cursor
 
 
 class RunService:
@@ -37,33 +39,34 @@ class RunService:
         try:
             ids = [UUID(run)]
         except ValueError:
-            ids = await runs.list_ids(self._database, row["id"], name=run, limit=1)
+            # Postgres text has no NUL, and no name has one.
+            ids = [] if "\0" in run else await runs.newest_of_name(self._database, row["id"], run)
         found = await runs.get_many(self._database, ids) if ids else []
         if not found or found[0]["project_id"] != row["id"]:
             raise RunNotFoundError(run, project.namespace)
         return found[0]
 
     async def list_page(
-        self, project: Project, *, state: str | None, task: str | None, cursor: str | None, limit: int
+        self, project: Project, wanted: RunFilter, *, order: Order, cursor: str | None, limit: int
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """Return runs, newest first, and the cursor of the next page.
+        """Return a page of runs and the cursor of the next one.
+
+        Pages go on after the last run that was shown, not after a number of runs: a run that is created meanwhile
+        moves none of the others to another page.
 
         Raises:
-            InvalidRequestError: The cursor is not one of ours, or the state is none.
+            InvalidRequestError: The cursor is not one of a list in this order.
+            ListTooSlowError: It takes longer than a list may.
         """
-        if state is not None and state not in set(RunState):
-            known = ", ".join(s.value for s in RunState)
-            raise InvalidRequestError(f"{state[:40]!r} is not a state. The states are {known}.", field="state")
-        try:
-            before = UUID(cursor) if cursor else None
-        except ValueError:
-            raise InvalidRequestError("The cursor is not one that a list returned.", field="cursor") from None
+        after = from_cursor(cursor, order) if cursor else None
         row = await runs.project_by_uid(self._database, project.uid)
         if row is None:
             return [], None
-        ids = await runs.list_ids(self._database, row["id"], before=before, state=state, task=task, limit=limit + 1)
-        page = await runs.get_many(self._database, ids[:limit]) if ids else []
-        return page, str(ids[limit - 1]) if len(ids) > limit else None
+        found = await run_lists.page(self._database, row["id"], wanted, order=order, after=after, limit=limit + 1)
+        ids = [run_id for run_id, _ in found[:limit]]
+        rows = {row["id"]: row for row in await runs.get_many(self._database, ids)} if ids else {}
+        more = to_cursor(order, found[limit - 1][1]) if len(found) > limit else None
+        return [rows[run_id] for run_id in ids if run_id in rows], more
 
     async def cancel(self, run_id: UUID, *, reason: str, message: str) -> RunState | None:
         """Cancel a run. One that is final stays as it is. Returns the state afterwards, None if it is unknown."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from windlass.protocol import BODY_LIMIT, INLINE_LIMIT
 from windlass_operator.domain.errors import (
     NamespaceForbiddenError,
     PayloadInvalidError,
@@ -25,6 +26,7 @@ from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, NewRun, Value, Version
 from windlass_operator.services import payloads
+from windlass_operator.services.blobs import BlobService
 
 ReadTask = Callable[[str, str], Awaitable[TaskSnapshot | None]]
 """Reads a Task (namespace, name) live; None if there is none. Raises TaskInvalidError for one that cannot be run."""
@@ -45,6 +47,9 @@ class Submission:
 
     task: str
     payload: Any = None
+    """A JSON value. REST: as ``payloads.parse`` returned it; a resource: as it comes, to be held to the same rules."""
+    size: int = 0
+    """About the bytes of the payload, if it may be large."""
     version: int | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
@@ -56,6 +61,7 @@ class SubmissionService:
     Args:
         database: The ledger.
         read_task: Reads Tasks live.
+        blobs: Keeps payloads that are too large for a row.
         release_namespace: Tasks in it are refused: their pods could mount the control plane's credentials.
         changed: Called after a commit, with the run.
     """
@@ -64,12 +70,15 @@ class SubmissionService:
         self,
         database: Database,
         read_task: ReadTask,
+        blobs: BlobService,
         *,
         release_namespace: str,
         changed: Callable[[UUID], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._read_task = read_task
+        self._blobs = blobs
+        self.large = payloads.LargeValues()
         self._release_namespace = release_namespace
         self._changed = changed
 
@@ -81,21 +90,32 @@ class SubmissionService:
             TaskInvalidError: The Task cannot be run as it is written.
             PayloadInvalidError: The payload breaks the Task's schema.
             PayloadTooLargeError: The payload is over the limit.
+            BlobStoreUnavailableError: A large payload cannot be stored now; nothing was accepted.
         """
         self._refuse_release_namespace(project)
-        text = payloads.as_text(wanted.payload)
         snapshot = await self._read_task(project.namespace, wanted.task)
         if snapshot is None:
-            raise TaskNotFoundError(wanted.task, project.namespace)
-        payloads.check(wanted.payload, snapshot.payload_schema)
+            raise TaskNotFoundError(wanted.task, project.namespace, field="task")
+        schema = snapshot.payload_schema
+
+        def accept() -> bytes:
+            data = payloads.encoded(wanted.payload, limit=BODY_LIMIT)
+            payloads.check(wanted.payload, schema, field="payload")
+            return data
+
+        data = await self.large.run(accept, size=wanted.size)
         run_id = new_id()
+        staged = await self._blobs.stage(project.uid, run_id, data) if len(data) > INLINE_LIMIT else None
+        payload = Value(sha256=staged.ref.sha256, size=staged.ref.size) if staged else Value(text=data.decode())
 
         async def work(connection: Connection) -> None:
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
             version = await self._version(connection, project_id, project, wanted, snapshot)
             if version is None:
-                raise TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
-            await runs.insert(connection, _new_run(run_id, project_id, wanted, version, text))
+                raise TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace, field="version")
+            await runs.insert(connection, _new_run(run_id, project_id, wanted, version, payload))
+            if staged is not None:
+                await self._blobs.record(connection, run_id, staged)
 
         await self._database.transaction(work)
         self._changed(run_id)
@@ -153,7 +173,7 @@ class SubmissionService:
                 version = await self._version(connection, project_id, project, wanted, snapshot)
                 if version is None:
                     why = TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
-            run = _new_run(run_id, project_id, wanted, version, text, resource=resource, why=why)
+            run = _new_run(run_id, project_id, wanted, version, Value(text=text), resource=resource, why=why)
             if not await runs.insert(connection, run):
                 return None
             if refused is not None:
@@ -238,7 +258,7 @@ def _new_run(
     project_id: int,
     wanted: Submission,
     version: Version | None,
-    text: str | None,
+    payload: Value,
     *,
     resource: Resource | None = None,
     why: WindlassError | None = None,
@@ -249,7 +269,7 @@ def _new_run(
         task=wanted.task,
         version=version,
         wanted_version=wanted.version,
-        payload=Value(text=text),
+        payload=payload,
         tags=wanted.tags,
         traceparent=wanted.traceparent,
         reason=why.code if why else None,

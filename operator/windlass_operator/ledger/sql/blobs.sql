@@ -12,3 +12,12 @@ DELETE FROM blob WHERE run_id = %(run_id)s RETURNING sha256;
 
 -- name: blob_runs
 SELECT DISTINCT p.uid, blob.run_id FROM blob JOIN run ON run.id = blob.run_id JOIN project p ON p.id = run.project_id;
+
+-- name: orphaned_runs
+-- Only of projects that this ledger knows: another installation may keep its values in the same bucket. The first 48 bits
+-- of an id are the milliseconds at which it was made.
+SELECT k.uid, k.id FROM unnest(%(uids)s::text[], %(ids)s::uuid[]) AS k (uid, id)
+  JOIN project p ON p.uid = k.uid LEFT JOIN run ON run.id = k.id
+ WHERE run.id IS NULL
+   AND to_timestamp(('x0000' || left(replace(k.id::text, '-', ''), 12))::bit(64)::bigint / 1000.0)
+       < ledger_now() - %(age)s::interval;

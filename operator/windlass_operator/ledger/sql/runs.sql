@@ -137,13 +137,9 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
                        FROM step WHERE step.run_id = run.id) s ON true
  WHERE run.id = ANY(%(run_ids)s);
 
--- name: list_runs
--- Ids only: get_run fetches the page. Newest first; ids are ordered by time.
-SELECT run.id FROM run
- WHERE run.project_id = %(project_id)s AND (%(before)s::uuid IS NULL OR run.id < %(before)s)
-   AND (%(state)s::text IS NULL OR run.state = %(state)s) AND (%(task)s::text IS NULL OR run.task = %(task)s)
-   AND (%(name)s::text IS NULL OR run.resource_name = %(name)s)
- ORDER BY run.id DESC LIMIT %(limit)s;
+-- name: newest_of_name
+SELECT run.id FROM run WHERE run.project_id = %(project_id)s AND run.resource_name = %(name)s
+ ORDER BY run.created_at DESC, run.id DESC LIMIT 1;
 
 -- name: list_events
 SELECT n, at, type, attempt, reason, message FROM event
