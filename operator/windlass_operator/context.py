@@ -116,6 +116,12 @@ class Context:
             await self.database.close()
             await self.client.close()
 
+    async def sweep_blobs(self) -> None:
+        """Delete large values of runs that were never accepted."""
+        swept = await self.blobs.sweep()
+        if swept:
+            log.info("orphaned values deleted", runs=swept)
+
     async def serve_heartbeats(self) -> None:
         """Say again and again that heartbeats are served here."""
         while True:

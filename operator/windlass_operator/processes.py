@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import kopf
@@ -22,10 +23,13 @@ from windlass_operator.context import Context, Operator
 from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.handlers import watch
 from windlass_operator.kube.election import lead
+from windlass_operator.services.loops import Loop
 
 log = structlog.get_logger()
 
 LEASE_NAME = "windlass-operator"
+_SWEEP_EVERY = timedelta(hours=6)
+"""An orphan costs room and nothing else, and a sweep lists the whole bucket."""
 
 
 class ReadyOnce:
@@ -55,7 +59,7 @@ async def serve_api(config: Config) -> None:
 
 def application(context: Context) -> Any:
     """Return the ASGI application of a context."""
-    authorizer = Authorizer(context.cluster)
+    authorizer = Authorizer(context.cluster, namespaces=context.config.namespaces)
     public = PublicRoutes(
         authorizer, context.cluster, context.submissions, context.runs, context.blobs, context.changes
     )
@@ -64,12 +68,14 @@ def application(context: Context) -> Any:
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:
         async with context.running():
-            beats = asyncio.create_task(context.serve_heartbeats())
+            sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
+            tasks = [asyncio.create_task(context.serve_heartbeats()), asyncio.create_task(sweeper.run())]
             try:
                 yield
             finally:
-                beats.cancel()
-                await asyncio.gather(beats, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     return build(public, runtime, ReadyOnce(context.database.check), start=start, version=__version__)
 

@@ -1,23 +1,28 @@
 """The ASGI application: public routes by FastAPI, runtime routes beside them, health and metrics."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, Router
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Receive, Scope, Send
 
 from windlass.protocol import PREFIX
-from windlass_operator.api.errors import error_response
+from windlass_operator.api import openapi
+from windlass_operator.api.errors import OddPathError, error_response
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
-from windlass_operator.domain.errors import InvalidRequestError, WindlassError
+from windlass_operator.domain.errors import WindlassError
 
 Check = Callable[[], Awaitable[None]]
+_CONTROL: Final = frozenset(map(chr, (*range(32), 127)))
 
 
 def health_routes(ready: Check) -> list[Route]:
@@ -42,54 +47,88 @@ def health_routes(ready: Check) -> list[Route]:
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
+class Application:
+    """The outermost layer: refuses odd paths and answers every refusal with our body.
+
+    Attributes:
+        routes: Every route that is served, for tests that walk them.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute], public: FastAPI, lifespan: Callable[[Any], Any]) -> None:
+        self.routes = [*routes, *public.routes]
+        self._public = public
+        # The runtime's routes come first and do not pass through FastAPI: a step must not pay for it. No redirects for
+        # a slash at the end: they would be answered before anybody is asked who may see what.
+        self._router = Router(routes, redirect_slashes=False, default=self._rest, lifespan=lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            odd = odd_path(scope["raw_path"])
+            if odd is not None:
+                await error_response(OddPathError(odd))(scope, receive, send)
+                return
+            scope["app"] = self  # a route then raises what it refuses instead of writing text
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            await error_response(error)(scope, receive, send)
+
+    async def _rest(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(PREFIX):
+            raise HTTPException(404)
+        await self._public(scope, receive, send)
+
+
 def build(
     public: PublicRoutes, runtime: RuntimeRoutes, ready: Check, *, start: Callable[[], Any], version: str
-) -> Router:
+) -> Application:
     """Return the application. ``start`` is an async context manager that opens what the process needs."""
-    app = FastAPI(
-        title="Windlass",
-        version=version,
-        summary="Durable background tasks for Kubernetes.",
-        description=(
-            "Authenticate with a Kubernetes token of audience `windlass`; what it may do is what RBAC grants on "
-            "`runs.windlass.dev` in the namespace of the path."
-        ),
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = FastAPI(title="Windlass", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(public.router())
 
     async def refused(_: Request, error: Exception) -> Response:
-        if isinstance(error, RequestValidationError):
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
-            return error_response(InvalidRequestError(f"{where}: {problem['msg']}", field=where))
-        if isinstance(error, HTTPException):
-            return error_response(_NoRouteError(error))
         return error_response(error)
 
     for kind in (WindlassError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)
+
+    made: dict[str, Any] = {}
+
+    def document() -> dict[str, Any]:
+        if not made:
+            made.update(openapi.document(app))
+        return made
+
+    setattr(app, "openapi", document)  # noqa: B010 - FastAPI's documented way to replace it
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with start():
             yield
 
-    # The runtime's routes come first and do not pass through FastAPI: a step must not pay for it.
-    return Router(
-        [*health_routes(ready), *runtime.routes(), Mount(PREFIX, _nothing), Mount("/", app)], lifespan=lifespan
-    )
+    return Application([*health_routes(ready), *runtime.routes()], app, lifespan)
 
 
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    await error_response(_NoRouteError(HTTPException(404)))(scope, receive, send)
+def odd_path(raw: bytes) -> str | None:
+    """Return what is odd about a path, or None.
 
-
-class _NoRouteError(WindlassError):
-    """A path or method that is not served."""
-
-    def __init__(self, error: HTTPException) -> None:
-        self.http_status = error.status_code
-        self.code = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "InvalidRequest")
-        super().__init__(f"{error.detail}. `/openapi.json` lists what is served.")
+    A proxy that checks paths and this process must not understand one differently: what is a slash to one of them and
+    a letter to the other could lead past a rule.
+    """
+    if b"%" not in raw and b"//" not in raw and b"/." not in raw:
+        return None
+    lower = raw.lower()
+    if b"%2f" in lower or b"%5c" in lower:
+        return "an encoded slash or backslash"
+    if b"%25" in lower:
+        return "an encoded percent sign"
+    try:
+        text = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        return "bytes that are not UTF-8"
+    if _CONTROL.intersection(text):
+        return "a control character"
+    if "//" in text:
+        return "an empty part"
+    return "a part that is . or .." if {".", ".."}.intersection(text.split("/")) else None

@@ -1,24 +1,28 @@
 """The public REST API. The namespace comes from the path, and Kubernetes decides who may use it."""
 
 import asyncio
-import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import ValidationError
 
 from windlass.durations import InvalidDurationError, parse_duration
 from windlass.protocol import BODY_LIMIT
 from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.openapi import TRIGGER_BODY, answer, refusals
+from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery
 from windlass_operator.api.runtime import bearer, read_body
-from windlass_operator.domain.errors import InvalidRequestError, WindlassError
+from windlass_operator.api.schemas import EventPage, LogPage, Run, RunPage, StepPage, TriggerRequest
+from windlass_operator.domain.errors import InvalidRequestError, TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
+from windlass_operator.resources.names import NAME_MAX
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import step_from_row
 from windlass_operator.services.blobs import BlobService
@@ -26,9 +30,46 @@ from windlass_operator.services.projection import status_of
 from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.submission import Submission, SubmissionService
 
-_LONGEST_WAIT = 60.0
-_LOOK_AGAIN = 1.0
-_ROOT = "/api/v1/namespaces/{namespace}"
+_LONGEST_WAIT: Final = 60.0
+_LOOK_AGAIN: Final = 1.0
+_ROOT: Final = "/api/v1/namespaces/{namespace}"
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_LOCATION: Final = {"Location": {"description": "Path of the run.", "schema": {"type": "string"}}}
+
+
+class NamespaceNotFoundError(WindlassError):
+    """A name that no namespace can have. Nobody asks Kubernetes about it."""
+
+    code, http_status = "NamespaceNotFound", 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no namespace {name[:63]!r}.", field="namespace")
+
+
+class UnsupportedMediaTypeError(WindlassError):
+    """A body that is declared as something else than JSON."""
+
+    code, http_status = "UnsupportedMediaType", 415
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"The body is declared as {kind[:80]!r}.",
+            field="Content-Type",
+            hint="Send `Content-Type: application/json`.",
+        )
+
+
+def require_json(request: Request) -> None:
+    """Require that a body is not declared as something else; one that is declared as nothing is taken for JSON.
+
+    Raises:
+        UnsupportedMediaTypeError: It is.
+    """
+    kind = request.headers.get("content-type", "application/json")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaTypeError(kind)
 
 
 class RunEndedError(WindlassError):
@@ -39,18 +80,6 @@ class RunEndedError(WindlassError):
     def __init__(self, run: Mapping[str, Any]) -> None:
         self.code = f"Run{run['state']}"
         super().__init__(f"Run {run['id']} is {run['state']}: {run['message'] or run['reason'] or 'no reason given'}")
-
-
-class TriggerRequest(BaseModel):
-    """Body of a trigger."""
-
-    payload: Any = Field(
-        None, description="Any JSON; checked against the Task's payloadSchema.", examples=[{"orderId": 7}]
-    )
-    tags: list[Annotated[str, Field(max_length=128)]] = Field(
-        default_factory=list, max_length=10, description="Up to ten labels of your own.", examples=[["eu"]]
-    )
-    version: int | None = Field(None, ge=1, description="A version of the Task; the current one by default.")
 
 
 class Namespaces(Protocol):
@@ -83,80 +112,141 @@ class PublicRoutes:
     def router(self) -> APIRouter:
         """Return the routes for FastAPI."""
         router = APIRouter(tags=["runs"])
-        table: list[tuple[str, str, Callable[..., Awaitable[Any]], str]] = [
-            ("POST", "/tasks/{task}/runs", self.trigger, "Start a run of a Task"),
-            ("GET", "/runs", self.list_runs, "List runs, newest first"),
-            ("GET", "/runs/{run}", self.get_run, "Get a run by id or resource name"),
-            ("GET", "/runs/{run}/steps", self.list_steps, "List the steps of a run"),
-            ("GET", "/runs/{run}/events", self.list_events, "List what happened to a run"),
-            ("GET", "/runs/{run}/logs", self.list_logs, "Read the log of a run"),
-            ("GET", "/runs/{run}/result", self.get_result, "Get the result of a run"),
-            ("POST", "/runs/{run}/cancel", self.cancel, "Cancel a run"),
-        ]
-        for method, path, handler, summary in table:
-            extra: dict[str, Any] = {"openapi_extra": _TRIGGER_BODY} if path == "/tasks/{task}/runs" else {}
-            router.add_api_route(_ROOT + path, handler, methods=[method], summary=summary, response_model=None, **extra)
+        run = answer("The run.", Run, "run")
+
+        def add(
+            method: str,
+            path: str,
+            handler: Callable[..., Awaitable[Response]],
+            permit: tuple[str, str],
+            responses: dict[int | str, dict[str, Any]],
+            **more: Any,
+        ) -> None:
+            router.add_api_route(
+                _ROOT + path,
+                handler,
+                methods=[method],
+                summary=(handler.__doc__ or "").split("\n", 1)[0].rstrip("."),
+                operation_id=handler.__name__,
+                dependencies=[Depends(self._permit(*permit))],
+                response_model=None,
+                response_class=Response,
+                responses=responses,
+                **more,
+            )
+
+        view, items = ("get", ""), "/runs/{run}"
+        add(
+            "POST",
+            "/tasks/{task}/runs",
+            self.trigger,
+            ("create", ""),
+            {201: {**run, "headers": _LOCATION}, **refusals(413, 415, 422)},
+            status_code=201,
+            openapi_extra=TRIGGER_BODY,
+        )
+        add("GET", "/runs", self.list_runs, ("list", ""), {200: answer("A page.", RunPage, "runs"), **refusals()})
+        add("GET", items, self.get_run, view, {200: run, **refusals()})
+        add("GET", f"{items}/payload", self.get_payload, view, {200: _any("The payload.", "payload"), **refusals()})
+        add("GET", f"{items}/steps", self.list_steps, view, {200: answer("A page.", StepPage, "steps"), **refusals()})
+        add(
+            "GET",
+            f"{items}/events",
+            self.list_events,
+            view,
+            {200: answer("A page.", EventPage, "events"), **refusals()},
+        )
+        add(
+            "GET",
+            f"{items}/logs",
+            self.list_logs,
+            ("get", "log"),
+            {200: answer("A page.", LogPage, "logs"), **refusals()},
+        )
+        add(
+            "GET",
+            f"{items}/result",
+            self.get_result,
+            view,
+            {
+                200: _any("The result itself.", "result"),
+                202: answer("The run, which has not ended.", Run, "run"),
+                **refusals(409),
+            },
+        )
+        add("POST", f"{items}/cancel", self.cancel, ("patch", ""), {202: run, **refusals()}, status_code=202)
         return router
 
-    async def _enter(
-        self, request: Request, namespace: str, verb: str, *, subresource: str = "", name: str = ""
-    ) -> Project:
-        who = await self._authorizer.identify(bearer(request))
-        await self._authorizer.require(who, verb, "runs", namespace, subresource=subresource, name=name)
-        return await self._namespaces.project(namespace)
+    def _permit(self, verb: str, subresource: str) -> Callable[..., Awaitable[None]]:
+        """Return what a route does first, before its parameters are looked at: who is it, and may they?"""
 
-    async def trigger(self, request: Request, namespace: str, task: str) -> Response:
-        """Accept a run. The answer comes after the commit: an accepted run reaches exactly one final state."""
-        project = await self._enter(request, namespace, "create")
-        value = payloads.parse(await read_body(request, BODY_LIMIT) or b"{}", field="body")
-        try:
-            body = TriggerRequest.model_validate(value)
-        except ValueError as error:
-            raise InvalidRequestError(f"The body is not a trigger request: {_first_problem(error)}") from None
-        traceparent = request.headers.get("traceparent")
+        async def permit(request: Request, namespace: str) -> None:
+            who = await self._authorizer.identify(bearer(request))
+            if not _NAMESPACE.fullmatch(namespace):
+                raise NamespaceNotFoundError(namespace)
+            await self._authorizer.require(who, verb, "runs", namespace, subresource=subresource)
+            request.state.project = await self._namespaces.project(namespace)
+
+        return permit
+
+    async def trigger(self, request: Request, task: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """Start a run of a Task.
+
+        The answer comes after the commit: an accepted run reaches exactly one final state. A header `traceparent` makes
+        the run a part of that trace.
+        """
+        project = _project(request)
+        if not _OBJECT_NAME.fullmatch(task) or len(task) > NAME_MAX:
+            raise TaskNotFoundError(task, project.namespace, field="task")
+        data = await read_body(request, BODY_LIMIT) or b"{}"
+        require_json(request)
+        # One level more than a payload may have: the body is an object around it.
+        depth = payloads.DEPTH + 1
+        value = await self._submissions.large.run(
+            lambda: payloads.parse(data, field="body", depth=depth), size=len(data)
+        )
+        body = _trigger_request(value)
+        traceparent = request.headers.get("traceparent", "")
         wanted = Submission(
             task=task,
             payload=body.payload,
+            size=len(data),
             version=body.version,
             tags=tuple(body.tags),
-            traceparent=traceparent[:64] if traceparent else None,
+            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
         )
         run_id = await self._submissions.trigger(project, wanted)
         row = await self._runs.get(project, str(run_id))
-        return _json(run_json(row), 201, {"Location": f"/api/v1/namespaces/{namespace}/runs/{run_id}"})
+        return _json(run_json(row), 201, {"Location": f"/api/v1/namespaces/{project.namespace}/runs/{run_id}"})
 
-    async def list_runs(
-        self,
-        request: Request,
-        namespace: str,
-        state: str | None = None,
-        task: str | None = None,
-        cursor: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    ) -> Response:
-        """Return a page of runs."""
-        project = await self._enter(request, namespace, "list")
-        rows, after = await self._runs.list_page(project, state=state, task=task, cursor=cursor, limit=limit)
+    async def list_runs(self, request: Request, query: Annotated[RunsQuery, Query()]) -> Response:
+        """List runs.
+
+        Every filter that is given must hold. Items have neither payload nor result. Pages go on after the last run that
+        was shown: a run that is created meanwhile moves none of the others.
+        """
+        rows, after = await self._runs.list_page(
+            _project(request), query.wanted(), order=query.order(), cursor=query.cursor, limit=query.limit
+        )
         return _json({"items": [run_json(row) for row in rows], "nextCursor": after})
 
-    async def get_run(self, request: Request, namespace: str, run: str) -> Response:
-        """Return one run."""
-        project = await self._enter(request, namespace, "get")
-        row = await self._runs.get(project, run)
-        return _json(run_json(row, payload=True))
+    async def get_run(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """Get a run with its payload."""
+        return _json(run_json(await self._runs.get(_project(request), run), whole=True))
 
-    async def list_steps(
-        self,
-        request: Request,
-        namespace: str,
-        run: str,
-        after: int = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-    ) -> Response:
-        """Return steps in the order in which they started to be known."""
-        project = await self._enter(request, namespace, "get")
+    async def get_payload(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """Get the payload of a run, however large."""
+        project = _project(request)
         row = await self._runs.get(project, run)
-        rows = await self._runs.steps(row["id"], after=after, limit=limit)
+        return await self._value(project, row, "payload")
+
+    async def list_steps(self, request: Request, run: str, query: Annotated[ItemsQuery, Query()]) -> Response:
+        """List the steps of a run.
+
+        In the order in which they were first saved.
+        """
+        row = await self._runs.get(_project(request), run)
+        rows = await self._runs.steps(row["id"], after=query.after, limit=query.limit)
         items = [
             {
                 **msgspec.to_builtins(step_from_row(step), builtin_types=(msgspec.Raw,)),
@@ -166,77 +256,78 @@ class PublicRoutes:
             }
             for step in rows
         ]
-        return _json({"items": items, "nextCursor": rows[-1]["position"] if len(rows) == limit else None})
+        return _json({"items": items, "nextCursor": rows[-1]["position"] if len(rows) == query.limit else None})
 
-    async def list_events(
-        self,
-        request: Request,
-        namespace: str,
-        run: str,
-        after: int = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
-    ) -> Response:
-        """Return events in order."""
-        project = await self._enter(request, namespace, "get")
-        row = await self._runs.get(project, run)
-        rows = await self._runs.events(row["id"], after=after, limit=limit)
+    async def list_events(self, request: Request, run: str, query: Annotated[ItemsQuery, Query()]) -> Response:
+        """List what happened to a run."""
+        row = await self._runs.get(_project(request), run)
+        rows = await self._runs.events(row["id"], after=query.after, limit=query.limit)
         items = [{**event, "at": _time(event["at"])} for event in rows]
-        return _json({"items": items, "nextCursor": rows[-1]["n"] if len(rows) == limit else None})
+        return _json({"items": items, "nextCursor": rows[-1]["n"] if len(rows) == query.limit else None})
 
-    async def list_logs(
-        self,
-        request: Request,
-        namespace: str,
-        run: str,
-        after: str = "0.0",
-        limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
-        wait: str = "0s",
-    ) -> Response:
-        """Return log lines of all attempts; with ``wait``, hold the request until there are new ones."""
-        project = await self._enter(request, namespace, "get", subresource="log")
-        position = _log_cursor(after)
-        until = time.monotonic() + _seconds(wait)
+    async def list_logs(self, request: Request, run: str, query: Annotated[LogsQuery, Query()]) -> Response:
+        """Read the log of a run.
+
+        Lines of all attempts. With `wait`, the request is held until there are new ones.
+        """
+        project = _project(request)
+        until = time.monotonic() + _seconds(query.wait)
         while True:
             row = await self._runs.get(project, run)
-            rows = await self._runs.logs(row["id"], after=position, limit=limit)
+            rows = await self._runs.logs(row["id"], after=query.position(), limit=query.limit)
             finished = RunState(row["state"]).final
-            if rows or finished or time.monotonic() >= until:
+            if rows or finished or time.monotonic() >= until or await request.is_disconnected():
                 break
             await asyncio.sleep(min(0.25, max(0.0, until - time.monotonic())))
         items = [{**line, "at": _time(line["at"])} for line in rows]
-        last = f"{rows[-1]['attempt']}.{rows[-1]['seq']}" if rows else after
-        return _json({"items": items, "nextCursor": last, "finished": finished and len(rows) < limit})
+        last = f"{rows[-1]['attempt']}.{rows[-1]['seq']}" if rows else query.after
+        return _json({"items": items, "nextCursor": last, "finished": finished and len(rows) < query.limit})
 
-    async def get_result(self, request: Request, namespace: str, run: str, wait: str = "0s") -> Response:
-        """Return the result itself (200), the unfinished run (202), or why there is none (409)."""
-        project = await self._enter(request, namespace, "get")
-        until = time.monotonic() + _seconds(wait)
+    async def get_result(self, request: Request, run: str, query: Annotated[ResultQuery, Query()]) -> Response:
+        """Get the result of a run.
+
+        The result itself (200), the run that has not ended (202), or why there is none (409).
+        """
+        project = _project(request)
+        until = time.monotonic() + _seconds(query.wait)
         while True:
             row = await self._runs.get(project, run)
             left = until - time.monotonic()
-            if RunState(row["state"]).final or left <= 0:
+            if RunState(row["state"]).final or left <= 0 or await request.is_disconnected():
                 break
             await self._changes.wait(row["id"], min(left, _LOOK_AGAIN))
         if not RunState(row["state"]).final:
             return _json(run_json(row), 202, {"Retry-After": "1"})
         if row["state"] != RunState.SUCCEEDED.value:
             raise RunEndedError(row)
-        if row["result_sha256"]:
-            data = await self._blobs.get(project.uid, row["id"], row["result_sha256"])
-            return Response(data, media_type="application/json")
-        return Response(row["result"] or "null", media_type="application/json")
+        return await self._value(project, row, "result")
 
-    async def cancel(self, request: Request, namespace: str, run: str) -> Response:
-        """Ask for the end of a run. One that is final stays as it is."""
-        project = await self._enter(request, namespace, "patch")
+    async def cancel(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """Cancel a run.
+
+        Its code gets ten seconds to clean up. A run that is final stays as it is.
+        """
+        project = _project(request)
         row = await self._runs.get(project, run)
         await self._runs.cancel(row["id"], reason="Cancelled", message="Cancelled through the API.")
         return _json(run_json(await self._runs.get(project, str(row["id"]))), 202)
 
+    async def _value(self, project: Project, row: Mapping[str, Any], name: Literal["payload", "result"]) -> Response:
+        """Return a JSON value of a run as it was stored: neither decoded nor encoded again."""
+        data: bytes | str = row[name] or "null"
+        if row[f"{name}_sha256"]:
+            data = await self._blobs.get(project.uid, row["id"], row[f"{name}_sha256"])
+        return Response(data, media_type="application/json")
 
-def run_json(row: Mapping[str, Any], *, payload: bool = False) -> dict[str, Any]:
-    """Return a run as the API shows it: the status of its resource, with what the resource's metadata would say."""
-    status = {key: value for key, value in status_of(row).items() if value is not None and key not in _RESOURCE_ONLY}
+
+def run_json(row: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """Return a run as the API shows it: the status of its resource, with what the resource's metadata would say.
+
+    Args:
+        row: Of the ledger.
+        whole: With payload and result.
+    """
+    status = {key: value for key, value in status_of({**row, "result": None}).items() if value is not None}
     head = {
         "id": str(row["id"]),
         "namespace": row["namespace"],
@@ -245,36 +336,49 @@ def run_json(row: Mapping[str, Any], *, payload: bool = False) -> dict[str, Any]
         "tags": list(row["tags"]),
         "createdAt": _time(row["created_at"]),
     }
-    if payload and row["payload"] is not None:
-        head["payload"] = json.loads(row["payload"])
-    return {**head, **status}
+    if row["payload_sha256"]:
+        head["payloadRef"] = {"sha256": row["payload_sha256"], "size": row["payload_size"]}
+    for name in ("payload", "result") if whole else ():
+        if row[name] is not None:
+            # As it was stored: a number of 300 digits is JSON, and not every encoder writes it.
+            head[name] = msgspec.Raw(row[name].encode())
+    return {**head, **{key: value for key, value in status.items() if key not in _RESOURCE_ONLY}}
 
 
 _RESOURCE_ONLY = frozenset({"runId", "observedGeneration", "conditions"})
-_TRIGGER_BODY = {
-    "requestBody": {"required": False, "content": {"application/json": {"schema": TriggerRequest.model_json_schema()}}}
-}
 
 
-def _first_problem(error: ValueError) -> str:
-    problems: list[dict[str, Any]] = getattr(error, "errors", list)()
-    if not problems:
-        return str(error)[:200]
-    return f"{'.'.join(str(p) for p in problems[0]['loc'])}: {problems[0]['msg']}"
+def _any(description: str, example: str) -> dict[str, Any]:
+    return answer(description, None, example)
+
+
+def _project(request: Request) -> Project:
+    project: Project = request.state.project
+    return project
+
+
+def _trigger_request(value: Any) -> TriggerRequest:
+    try:
+        return TriggerRequest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:60] or "body"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(TriggerRequest.model_fields)
+        raise InvalidRequestError(
+            f"{where!r} is not a field of a trigger request.", field=where, hint=f"The fields are {known}."
+        )
+    raise InvalidRequestError(
+        f"The body is not a trigger request: {where}: {first['msg'].removeprefix('Value error, ')}", field=where
+    )
 
 
 def _seconds(text: str) -> float:
+    """Return how long a request is held. More than a minute is a minute: whoever waits asks again anyway."""
     try:
         return min(parse_duration(text).total_seconds(), _LONGEST_WAIT)
-    except InvalidDurationError as error:
-        raise InvalidRequestError(str(error), field="wait") from None
-
-
-def _log_cursor(text: str) -> tuple[int, int]:
-    attempt, _, seq = text.partition(".")
-    if not (attempt.isdecimal() and seq.isdecimal() and len(text) < 30):
-        raise InvalidRequestError("`after` is not a cursor of this route.", field="after")
-    return int(attempt), int(seq)
+    except InvalidDurationError:
+        return _LONGEST_WAIT  # the syntax was checked: it is a duration of more than ten years
 
 
 def _time(value: datetime | None) -> str | None:

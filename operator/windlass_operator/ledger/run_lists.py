@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, LiteralString, Literal
+from typing import Any, Final, Literal, LiteralString
 from uuid import UUID
 
 from psycopg import errors

@@ -18,13 +18,19 @@ def _fixed(field: str, *, optional: bool) -> JsonDict:
     return rule(same, message, at=f".{field}")
 
 
+Tag = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A word of a user's own; no control characters, which a terminal would obey and Postgres partly refuses."""
+
+TaskVersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
 class TaskRef(KubeModel):
     """Which Task to run."""
 
     name: ObjectName
     """Name of a Task in the same namespace. Task and Run may be applied in any order: a Run whose Task is missing
     waits for it, with the reason TaskNotFound, for ten minutes."""
-    version: int | None = Field(None, ge=1)
+    version: TaskVersionNumber | None = None
     """Run this version of the Task, as shown in its status.version, instead of the current one."""
 
 
@@ -47,12 +53,12 @@ class RunSpec(KubeModel):
     task_ref: TaskRef
     """Which Task to run."""
     payload: FreeForm = None
-    """The argument of the task: any JSON, at most 64 KiB here; larger ones go through the API. It is checked against
-    the Task's payloadSchema. Not for secrets: everyone who may read the Run can read it."""
+    """The argument of the task: any JSON, at most 64 KiB here; through the API, 8 MiB. It is checked against the
+    Task's payloadSchema. Not for secrets: everyone who may read the Run can read it."""
     cancel: bool = False
     """Set to true to stop the run: your code gets ten seconds to clean up, then it is killed. Cannot be taken
     back."""
-    tags: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=10)] = Field(
+    tags: Annotated[list[Tag], Field(max_length=10)] = Field(
         default_factory=list, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
     """Words of your own to find the run by: at most 10, of at most 128 characters."""

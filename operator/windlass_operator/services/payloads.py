@@ -24,7 +24,7 @@ DIGITS: Final = 300
 """Longest integer accepted. Longer ones are refused by some JSON readers and rounded to infinity by others."""
 
 CONTAINERS: Final = 250_000
-"""Objects and arrays in one payload. Decoded, each takes a hundred bytes and more: 8 MiB of ``[],`` would be 200 MiB."""
+"""Objects and arrays in one payload. Each takes a hundred bytes and more: 8 MiB of ``[],`` would take 200 MiB."""
 
 T = TypeVar("T")
 _STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -90,7 +90,7 @@ def encoded(value: Any, *, field: str = "payload", limit: int = INLINE_LIMIT) ->
     except ValueError as error:
         said = str(error)
         if "digits" in said:
-            raise _invalid(field, f"not acceptable: {_TOO_LONG}", _PASS_NUMBER) from None
+            raise _invalid(field, f"not acceptable: {_TOO_LONG}", _AS_STRING) from None
         raise _invalid(field, f"not JSON: {said[:200]}", "Write null or a string instead.") from None
     _refuse_surrogates(text, field)
     data = text.encode()
@@ -157,7 +157,7 @@ def _validator(schema: str) -> Any:
 
 _TOO_LONG: Final = f"an integer has more than {DIGITS} digits"
 _FLATTEN: Final = "Flatten it, or pass the deep part as a string."
-_PASS_NUMBER: Final = "Pass the number as a string."
+_AS_STRING: Final = "Pass the number as a string."
 
 
 class _RefusedError(Exception):
@@ -173,7 +173,7 @@ def _invalid(field: str, what: str, hint: str) -> PayloadInvalidError:
 
 
 def _check_shape(text: bytes, field: str, depth: int) -> None:
-    """Refuse what is too much for a reader, before a reader sees it: readers recurse, and build what they are told to."""
+    """Refuse what is too much for a reader, before one sees it: readers recurse, and build what they are told to."""
     if text.count(b"[") + text.count(b"{") <= depth:
         return
     brackets = _STRINGS.sub(b"", text).translate(None, _OTHERS)
@@ -214,11 +214,11 @@ def _constant(name: str) -> NoReturn:
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise _RefusedError(f"the number {text[:40]} is too large for a double", _PASS_NUMBER)
+        raise _RefusedError(f"the number {text[:40]} is too large for a double", _AS_STRING)
     return value
 
 
 def _integer(text: str) -> int:
     if len(text) > DIGITS:
-        raise _RefusedError(_TOO_LONG, _PASS_NUMBER)
+        raise _RefusedError(_TOO_LONG, _AS_STRING)
     return int(text)

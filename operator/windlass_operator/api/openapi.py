@@ -1,0 +1,200 @@
+"""The OpenAPI document: what FastAPI knows of the routes, and what it cannot know: errors, examples, who may call."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from windlass_operator.api.schemas import Error, TriggerRequest
+
+SUMMARY: Final = "Durable background tasks for Kubernetes."
+DESCRIPTION: Final = (
+    "Trigger runs of Tasks, wait for their results, and see what happened to them.\n\n"
+    "Send a Kubernetes token of audience `windlass`: `kubectl create token SERVICEACCOUNT --audience=windlass`. What "
+    "it may do is what RBAC grants on `runs.windlass.dev` in the namespace of the path. Every refusal has the same body: "
+    "`code`, `message`, and where they help `field` and `hint`. After a 503, repeat the request."
+)
+SECURITY: Final = {
+    "kubernetes": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A Kubernetes token of audience `windlass`. TokenReview says whose it is, SubjectAccessReview "
+        "what it may do; both answers are remembered for at most ten seconds.",
+    }
+}
+
+_ID: Final = "019ac3f2-7f10-7d52-9f0e-2b8f6d0c9a11"
+RUN: Final = {
+    "id": _ID,
+    "namespace": "shop",
+    "task": "order",
+    "name": None,
+    "tags": ["eu"],
+    "createdAt": "2026-11-21T07:30:00.000000Z",
+    "state": "Running",
+    "attempt": 1,
+    "maxAttempts": 3,
+    "failures": {"user": 0, "infra": 0},
+    "steps": {"succeeded": 1, "failed": 0, "running": 1},
+    "currentStep": "charge",
+    "version": 4,
+    "podName": "order-7d52",
+    "startedAt": "2026-11-21T07:30:00.412000Z",
+}
+EXAMPLES: Final[dict[str, Any]] = {
+    "run": RUN,
+    "runs": {"items": [RUN], "nextCursor": None},
+    "steps": {
+        "items": [
+            {
+                "key": "charge",
+                "name": "charge",
+                "argsHash": "5e1f0c2ab9d34c77",
+                "state": "succeeded",
+                "result": {"receipt": 81},
+                "startedAt": "2026-11-21T07:30:00.500000Z",
+                "finishedAt": "2026-11-21T07:30:00.731000Z",
+                "attempt": 1,
+            }
+        ],
+        "nextCursor": None,
+    },
+    "events": {
+        "items": [
+            {
+                "n": 1,
+                "at": "2026-11-21T07:30:00.000000Z",
+                "type": "Queued",
+                "attempt": None,
+                "reason": None,
+                "message": None,
+            }
+        ],
+        "nextCursor": None,
+    },
+    "logs": {
+        "items": [
+            {
+                "attempt": 1,
+                "seq": 1,
+                "at": "2026-11-21T07:30:00.520000Z",
+                "stream": "stdout",
+                "text": "charging order 7",
+                "step": "charge",
+            }
+        ],
+        "nextCursor": "1.1",
+        "finished": False,
+    },
+    "result": {"receipt": 81},
+    "payload": {"orderId": 7},
+}
+_REFUSALS: Final = {
+    400: ("The request cannot be understood.", "InvalidRequest", "limit: Input should be less than or equal to 500"),
+    401: (
+        "No token, or one that Kubernetes does not vouch for.",
+        "Unauthorized",
+        "The token is not valid for this API.",
+    ),
+    403: (
+        "The token's owner lacks the permission.",
+        "Forbidden",
+        "system:serviceaccount:shop:web may not list runs.windlass.dev in namespace 'shop'.",
+    ),
+    404: ("There is no such thing in this namespace.", "RunNotFound", "Run 'order-1' is not in namespace 'shop'."),
+    409: ("The run ended without a result.", "RunFailed", f"Run {_ID} is Failed: ValueError: no such order"),
+    413: ("The body is over 8 MiB.", "PayloadTooLarge", "The body has 9000000 bytes; the limit is 8388608."),
+    415: (
+        "The body is not declared as JSON.",
+        "UnsupportedMediaType",
+        "The body is application/x-www-form-urlencoded.",
+    ),
+    422: (
+        "The payload or the Task is not acceptable.",
+        "PayloadInvalid",
+        "payload.orderId: 'seven' is not of type 'integer'",
+    ),
+    500: ("Our fault; the API's log has the details.", "InternalError", "Something went wrong on our side."),
+    503: (
+        "The ledger, the object store or Kubernetes does not answer. Repeat the request after `Retry-After`.",
+        "LedgerUnavailable",
+        "The ledger does not answer: connection refused",
+    ),
+}
+_EVERYWHERE: Final = (400, 401, 403, 404, 500, 503)
+_RETRY_AFTER: Final = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+
+
+def answer(description: str, model: type[BaseModel] | None, example: str) -> dict[str, Any]:
+    """Return a success for a route's ``responses``. Without a model it is any JSON."""
+    content = {"examples": {example: {"value": EXAMPLES[example]}}}
+    media: dict[str, Any] = content if model else {**content, "schema": {}}
+    return {"description": description, "content": {"application/json": media}} | ({"model": model} if model else {})
+
+
+def refusals(*more: int) -> dict[int | str, dict[str, Any]]:
+    """Return the errors that every route can answer, and those of one."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*_EVERYWHERE, *more}):
+        description, code, message = _REFUSALS[status]
+        example = {"code": code, "message": message}
+        found[status] = {
+            "description": description,
+            "model": Error,
+            "content": {"application/json": {"examples": {code: {"value": example}}}},
+        }
+        if status == 503:
+            found[status]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return found
+
+
+TRIGGER_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": TriggerRequest.model_json_schema(),
+                "examples": {
+                    "payload": {"value": {"payload": {"orderId": 7}, "tags": ["eu"]}},
+                    "nothing": {"summary": "All fields are optional.", "value": {}},
+                },
+            }
+        },
+    },
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """Return the document of the public routes."""
+    made = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=[{"name": "runs", "description": "Runs of Tasks."}],
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    made["components"]["securitySchemes"] = SECURITY
+    made["security"] = [{"kubernetes": []}]
+    schemas = made["components"]["schemas"]
+    for path in made["paths"].values():
+        for operation in path.values():
+            # FastAPI's own idea of a refused parameter: we answer 400 with our body instead.
+            if "HTTPValidationError" in str(operation["responses"].get("422", {}).get("content")):
+                del operation["responses"]["422"]
+            for parameter in operation.get("parameters", ()):
+                parameter.setdefault("description", _PARAMETERS.get(parameter["name"], ""))
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return made
+
+
+_PARAMETERS: Final = {
+    "namespace": "Namespace of the Task and its runs.",
+    "task": "Name of the Task.",
+    "run": "Id of the run, or name of its Run resource (the newest of that name).",
+}

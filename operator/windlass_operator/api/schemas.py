@@ -1,0 +1,166 @@
+"""What the public routes take and answer, as models: the OpenAPI document is made from them.
+
+Answers are not built through these models (a list would pay for it twice); a test holds every answer to them.
+"""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic.alias_generators import to_camel
+
+from windlass_operator.resources.run import BlobRef, RunStatus, Tag, TaskVersionNumber
+
+_RESOURCE_ONLY = frozenset({"run_id", "observed_generation", "conditions"})
+"""What a Run's status says of its resource."""
+
+
+class View(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(alias_generator=to_camel, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class TriggerRequest(BaseModel):
+    """What a run is asked to do. All fields are optional."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    payload: Any = None
+    """The argument of the task: any JSON, checked against the Task's payloadSchema. The whole body may have 8 MiB."""
+    tags: Annotated[list[Tag], Field(max_length=10, json_schema_extra={"uniqueItems": True})] = Field(
+        default_factory=list
+    )
+    """Words of your own to find the run by."""
+    version: TaskVersionNumber | None = None
+    """A version of the Task; the current one by default."""
+
+    @field_validator("tags")
+    @classmethod
+    def _unique(cls, tags: list[str]) -> list[str]:
+        if len(set(tags)) != len(tags):
+            raise ValueError("a tag stands twice")
+        return tags
+
+
+class _RunHead(View):
+    id: UUID
+    """The run's id."""
+    namespace: str
+    task: str
+    """Name of the Task."""
+    name: str | None
+    """Name of the Run resource, if there is one."""
+    tags: list[str]
+    created_at: AwareDatetime
+    """When the run was accepted."""
+    payload: Any = None
+    """Its argument, if it has at most 64 KiB of JSON. Not in lists."""
+    payload_ref: BlobRef | None = None
+    """Where the payload is larger: its hash and size. Read it from `/payload`."""
+
+
+Run = create_model(
+    "Run",
+    __base__=_RunHead,
+    __doc__="A run as the API shows it. Values that are absent are left out.",
+    **{name: (info.annotation, info) for name, info in RunStatus.model_fields.items() if name not in _RESOURCE_ONLY},  # type: ignore[call-overload]  # names of fields that exist
+)
+
+
+class RunPage(View):
+    """A page of runs."""
+
+    items: list[Run]
+    next_cursor: str | None
+    """Give it back as `cursor` for the next page; null at the end."""
+
+
+class StepError(View):
+    """Why a step did not succeed."""
+
+    type: str
+    message: str
+    class_: Literal["user", "permanent", "timeout", "infra"] = Field("user", alias="class")
+    traceback: str | None = None
+    reason: str | None = None
+    step: str | None = None
+
+
+class Step(View):
+    """A step of a run."""
+
+    key: str
+    """Path of its branch, name and count within the branch."""
+    name: str
+    args_hash: str
+    state: Literal["running", "succeeded", "failed"]
+    result: Any = None
+    """What it returned, if it has at most 64 KiB of JSON."""
+    result_ref: BlobRef | None = None
+    error: StepError | None = None
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    attempt: int
+    """The attempt that ran it last."""
+
+
+class StepPage(View):
+    """A page of steps, in the order in which they were first saved."""
+
+    items: list[Step]
+    next_cursor: int | None
+    """Give it back as `after`; null at the end."""
+
+
+class Event(View):
+    """Something that happened to a run."""
+
+    n: int
+    at: AwareDatetime
+    type: str
+    attempt: int | None
+    reason: str | None
+    message: str | None
+
+
+class EventPage(View):
+    """A page of events, in order."""
+
+    items: list[Event]
+    next_cursor: int | None
+    """Give it back as `after`; null at the end."""
+
+
+class LogLine(View):
+    """A line of output."""
+
+    attempt: int
+    seq: int
+    at: AwareDatetime
+    stream: Literal["stdout", "stderr", "system"]
+    text: str
+    step: str | None
+
+
+class LogPage(View):
+    """A page of the log of all attempts, in order."""
+
+    items: list[LogLine]
+    next_cursor: str
+    """Give it back as `after`; there always is one."""
+    finished: bool
+    """No more lines will come."""
+
+
+class Error(View):
+    """Why a request was refused."""
+
+    code: str = Field(examples=["PayloadInvalid"])
+    """Stable, for programs."""
+    message: str = Field(examples=["payload.orderId: 'seven' is not of type 'integer'"])
+    """What is wrong, where, and what to do next, for people."""
+    field: str | None = Field(None, examples=["payload.orderId"])
+    """Path of the offending field or name of the parameter."""
+    hint: str | None = Field(None, examples=["The Task's spec.payloadSchema says what it takes."])
+    """What to do next, where the message does not say it."""
