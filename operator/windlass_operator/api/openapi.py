@@ -12,8 +12,8 @@ SUMMARY: Final = "Durable background tasks for Kubernetes."
 DESCRIPTION: Final = (
     "Trigger runs of Tasks, wait for their results, and see what happened to them.\n\n"
     "Send a Kubernetes token of audience `windlass`: `kubectl create token SERVICEACCOUNT --audience=windlass`. What "
-    "it may do is what RBAC grants on `runs.windlass.dev` in the namespace of the path. Every refusal has the same body: "
-    "`code`, `message`, and where they help `field` and `hint`. After a 503, repeat the request."
+    "it may do is what RBAC grants on `runs.windlass.dev` in the namespace of the path. Every refusal has the same "
+    "body: `code`, `message`, and where they help `field` and `hint`. After a 503, repeat the request."
 )
 SECURITY: Final = {
     "kubernetes": {

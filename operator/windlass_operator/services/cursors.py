@@ -3,19 +3,17 @@
 import base64
 import binascii
 import json
-from datetime import datetime
-from typing import Final
+from datetime import UTC, datetime
 from uuid import UUID
 
 from windlass_operator.domain.errors import InvalidRequestError
 from windlass_operator.ledger.run_lists import Order, Position
 
-_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%f%z"
-
 
 def to_cursor(order: Order, position: Position) -> str:
     """Return the cursor that goes on after this position."""
-    text = json.dumps([order, position.at.strftime(_FORMAT), str(position.id)], separators=(",", ":"))
+    at = position.at.astimezone(UTC).replace(tzinfo=None).isoformat()
+    text = json.dumps([order, at, str(position.id)], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -28,8 +26,8 @@ def from_cursor(cursor: str, order: Order) -> Position:
     try:
         text = base64.b64decode(cursor[:500] + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         of, at, run_id = json.loads(text)
-        # A time without a zone is not ours; astimezone would silently take it for local time.
-        position = Position(datetime.strptime(at, _FORMAT), UUID(run_id))
+        # Z is not in the cursor, so that no other zone can be.
+        position = Position(datetime.fromisoformat(at + "Z"), UUID(run_id))
     except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
         raise InvalidRequestError(
             "The cursor is not one that a list returned.", field="cursor", hint="Begin again without a cursor."
