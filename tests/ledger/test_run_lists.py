@@ -1,4 +1,4 @@
-"""Lists of runs: what each filter shows, what pages do while runs are created, and that no list reads the whole table."""
+"""Lists of runs: what filters show, what pages do while runs are created, and that no list reads the whole table."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -110,7 +110,9 @@ async def test_the_last_page_has_no_cursor_even_if_it_is_full(world: World) -> N
     assert cursor is None
 
 
-@pytest.mark.parametrize("cursor", ["x", "W10", "bnVsbA", "WyJjcmVhdGVkX2Rlc2MiLCIyMDI2IiwxXQ", "é", "W1tbW1tbW1s" * 40])
+@pytest.mark.parametrize(
+    "cursor", ["x", "W10", "bnVsbA", "WyJjcmVhdGVkX2Rlc2MiLCIyMDI2IiwxXQ", "é", "W1tbW1tbW1s" * 40]
+)
 async def test_a_cursor_that_no_list_returned_is_refused(world: World, cursor: str) -> None:
     await submit(world)
     with pytest.raises(InvalidRequestError, match="not one that a list returned") as refused:

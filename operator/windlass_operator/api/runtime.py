@@ -29,6 +29,8 @@ M = TypeVar("M")
 Handler = Callable[[Request], Awaitable[Response]]
 _LONGEST_WAIT = 30.0
 _LOOK_AGAIN = 1.0
+_LONGEST_TOKEN = 16 * 1024
+"""Characters. Kubernetes' tokens have about a thousand; what is longer is not passed on to it."""
 
 
 class WorkSignal(Protocol):
@@ -81,8 +83,8 @@ class RuntimeRoutes:
 
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
-        body = await _body(request, protocol.ClaimRequest)
         credential = bearer(request)
+        body = await _body(request, protocol.ClaimRequest)
         if body.credential == "token":
             name, uid = await self._vouch.pod_of(credential)
             if (name, uid) != (body.pod_name, body.pod_uid):
@@ -197,6 +199,8 @@ def bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("Send `Authorization: Bearer …`.")
+    if len(token) > _LONGEST_TOKEN:
+        raise UnauthorizedError(f"The token has {len(token)} characters; none of ours or of Kubernetes has so many.")
     return token
 
 
