@@ -61,8 +61,12 @@ def namespace(name: str) -> None:
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
 
-def install() -> None:
-    """Install the release with everything that the cluster offers: the embedded database, and S3 where there is one."""
+def install(*more: str) -> None:
+    """Install the release with everything that the cluster offers: the embedded database, and S3 where there is one.
+
+    Args:
+        more: Further arguments of Helm.
+    """
     namespace(SYSTEM)
     values = [
         "--set",
@@ -93,6 +97,7 @@ def install() -> None:
         "--timeout",
         "5m",
         *values,
+        *more,
     )
 
 

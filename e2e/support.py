@@ -13,6 +13,26 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+SYSTEM = "windlass-system"
+
+SLOW = """
+import time
+@step
+def one():
+    print("one ran", flush=True)
+    return 1
+@step
+def two():
+    time.sleep(5 if current_run().attempt == 1 else 0)
+    return 2
+@step
+def three():
+    return 3
+@task
+def main():
+    return [one(), two(), three()]
+"""
+"""A task of three steps, the second of which takes 5 s in the first attempt."""
 
 
 def environment() -> dict[str, str]:

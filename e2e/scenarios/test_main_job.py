@@ -1,47 +1,15 @@
 """What users do with Tasks and Runs, on a real cluster."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from e2e import demo
-from e2e.support import Space, a_run, a_task, kubectl, run, space
+from e2e.support import SLOW, Space, a_run, a_task, kubectl, run
 
 HELLO = "@task\ndef main(order=None):\n    print('hello')\n    return {'hello': order}\n"
-SLOW = """
-import time
-@step
-def one():
-    print("one ran", flush=True)
-    return 1
-@step
-def two():
-    time.sleep(5 if current_run().attempt == 1 else 0)
-    return 2
-@step
-def three():
-    return 3
-@task
-def main():
-    return [one(), two(), three()]
-"""
 
 
-@pytest.fixture(scope="session", autouse=True)
-def windlass() -> None:
-    """The release, from this checkout."""
-    demo.install()
-    for name in ("windlass-operator", "windlass-api"):  # the images' tag does not change when their content does
-        kubectl("rollout", "restart", f"deploy/{name}", "-n", "windlass-system")
-    for name in ("windlass-operator", "windlass-api"):
-        kubectl("rollout", "status", f"deploy/{name}", "-n", "windlass-system", "--timeout=120s")
-
-
-@pytest.fixture
-def ns() -> Iterator[Space]:
-    with space() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("release")
 
 
 def test_a_run_and_its_task_in_one_file_work_in_any_order(ns: Space) -> None:
@@ -164,32 +132,6 @@ def test_runner_pods_are_restricted_and_carry_nothing_they_do_not_need(ns: Space
         "Never",
     )
     assert "credential" not in json.dumps([e.get("value") for e in spec["containers"][0]["env"]])
-
-
-def test_the_operator_may_die_while_a_run_is_running(ns: Space) -> None:
-    ns.apply(a_task("slow", SLOW) + "---\n" + a_run("headless", "slow"))
-    ns.wait("headless", currentStep="two")
-    kubectl(
-        "delete",
-        "pod",
-        "-n",
-        "windlass-system",
-        "-l",
-        "app.kubernetes.io/component=operator",
-        "--force",
-        "--grace-period=0",
-    )
-    status = ns.wait("headless", state="Succeeded")
-    assert status["failures"] == {"user": 0, "infra": 0}
-
-
-def test_the_database_may_restart_while_a_run_is_running(ns: Space) -> None:
-    ns.apply(a_task("slow", SLOW) + "---\n" + a_run("patient", "slow"))
-    ns.wait("patient", currentStep="two")
-    kubectl("delete", "pod", "windlass-postgres-0", "-n", "windlass-system")
-    status = ns.wait("patient", seconds=120, state="Succeeded")
-    assert status["failures"] == {"user": 0, "infra": 0}
-    assert status["attempt"] == 1
 
 
 def test_explain_teaches() -> None:

@@ -87,11 +87,12 @@ async def operate(config: Config) -> None:
         LeadershipLostError: Another process leads; the container restarts and waits for its turn.
     """
     context = await Context.connect(config)
-    stop = asyncio.Event()
+    stop, led = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     async def leading() -> None:
+        led.set()
         operator = await _lead_ledger(context)
         loops = asyncio.create_task(operator.run(), name="loops")
         watching = asyncio.create_task(_watch(config, operator, stop), name="watch")
@@ -119,10 +120,9 @@ async def operate(config: Config) -> None:
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({election, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if election not in done:
-            # The leader's work ends by the same event; a process that only waits for the lead is cancelled.
-            _, waiting = await asyncio.wait({election}, timeout=10)
-            for task in waiting:
-                task.cancel()
+            if led.is_set():  # the leader's work ends by the same event; who only waits for the lead is cancelled
+                await asyncio.wait({election}, timeout=10)
+            election.cancel()
         stopping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await election

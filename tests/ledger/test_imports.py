@@ -3,10 +3,12 @@
 from datetime import timedelta
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from tests.support.clock import Clock
 from tests.support.world import SHOP, World, a_task
+from windlass import protocol
 from windlass_operator.domain.errors import TaskInvalidError
 from windlass_operator.ledger.database import Database
 
@@ -29,6 +31,22 @@ async def test_a_run_whose_event_never_came_is_imported_by_the_resync(world: Wor
     await world.imports.resync()
     await world.imports.resync()
     assert await _states(world) == {"order-1": "Queued", "order-2": "Queued"}
+
+
+async def test_a_run_reaches_its_end_when_no_event_ever_arrives(world: World, clock: Clock) -> None:
+    """Watches are wake-ups: import, the lost pod, the next attempt, the end and the status come by looking alone."""
+    world.create_run("order-1")
+    await world.imports.resync()
+    (first,) = await world.claim()
+    world.cluster.pods.clear()  # the node is gone, and nobody says so
+    clock.advance(timedelta(minutes=1))
+    await world.pods.resync()
+    (second,) = await world.claim(claim_id="claim-2")
+    assert (second.run_id, second.number) == (first.run_id, 2)
+    await world.attempts.complete(second.token, protocol.CompleteRequest(result=msgspec.Raw(b"1")))
+    await world.projection.project_due()
+    status = world.cluster.statuses["order-1"]
+    assert (status["state"], status["result"], status["failures"]) == ("Succeeded", 1, {"user": 0, "infra": 1})
 
 
 async def test_a_deletion_that_nobody_saw_cancels_the_run_at_the_next_resync(world: World, clock: Clock) -> None:
