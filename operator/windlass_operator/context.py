@@ -19,6 +19,7 @@ from windlass_operator.kube.manifests import RunnerSettings
 from windlass_operator.kube.reading import see_pod
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.handles import forget_keys
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.ledger.wakeups import Wakeups
 from windlass_operator.resources.run import RunSpec
@@ -209,6 +210,7 @@ class Operator:
         await self._pods.delete_due()
         await self._context.runs.fail_held()
         await self._projection.remove_expired()
+        await forget_keys(self._context.database)
         await self._tasks.look_for_missing()
 
     async def _resync(self) -> None:
@@ -225,6 +227,7 @@ def read_run(body: Mapping[str, Any]) -> Asked:
         payload=spec.payload,
         tags=tuple(spec.tags),
         traceparent=spec.traceparent,
+        idempotency_key=spec.idempotency_key,
     )
     return Asked(wanted, _spec_hash(spec), spec.cancel)
 

@@ -87,15 +87,31 @@ class Client:
         self.namespace = namespace or os.environ.get("WINDLASS_NAMESPACE") or _pod_namespace()
 
     def trigger(
-        self, task: str, payload: Any = None, *, tags: tuple[str, ...] = (), version: int | None = None
+        self,
+        task: str,
+        payload: Any = None,
+        *,
+        tags: tuple[str, ...] = (),
+        version: int | None = None,
+        idempotency_key: str | None = None,
     ) -> RunHandle:
         """Start a run; it is durable when this returns. Models and dataclasses become JSON.
+
+        Args:
+            task: Name of the Task.
+            payload: Its argument.
+            tags: Words to find the run by.
+            version: A version of the Task; None for the current one.
+            idempotency_key: A word for this run: if one that has not failed was started with it in the last 30 days,
+                that run is returned and nothing is started. With a key, this call may be repeated after any error.
 
         Raises:
             ApiError: The API refused it or cannot be reached.
         """
         value = json.loads(encode(payload, what="payload"))
         body = {"payload": value, "tags": list(tags)} | ({"version": version} if version else {})
+        if idempotency_key is not None:
+            body["idempotencyKey"] = idempotency_key
         run = self.call("POST", f"tasks/{quote(task, safe='')}/runs", body=body)
         return RunHandle(self, run["id"])
 

@@ -37,24 +37,44 @@ class Task(Generic[P, R]):
         return cast("R", self.function(*args, **kwargs))
 
     async def trigger(
-        self, payload: Any = None, *, tags: tuple[str, ...] = (), namespace: str | None = None
+        self,
+        payload: Any = None,
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_key: str | None = None,
+        namespace: str | None = None,
     ) -> "RunHandle":
         """Start a run and return its handle, as soon as the run is durable.
+
+        Args:
+            payload: The argument of the task.
+            tags: Words to find the run by.
+            idempotency_key: A word for this run: one that was started with it before, and has not failed, is returned
+                instead of a new one.
+            namespace: Where the Task is; the caller's own by default.
 
         Raises:
             ApiError: The API refused it or cannot be reached.
         """
         import asyncio
 
-        return await asyncio.to_thread(self.trigger_sync, payload, tags=tags, namespace=namespace)
+        return await asyncio.to_thread(
+            self.trigger_sync, payload, tags=tags, idempotency_key=idempotency_key, namespace=namespace
+        )
 
     def trigger_sync(
-        self, payload: Any = None, *, tags: tuple[str, ...] = (), namespace: str | None = None
+        self,
+        payload: Any = None,
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_key: str | None = None,
+        namespace: str | None = None,
     ) -> "RunHandle":
         """Start a run from synchronous code; see :meth:`trigger`."""
         from windlass.client import Client
 
-        return Client(namespace=namespace).trigger(self.name, payload, tags=tags)
+        client = Client(namespace=namespace)
+        return client.trigger(self.name, payload, tags=tags, idempotency_key=idempotency_key)
 
 
 @overload

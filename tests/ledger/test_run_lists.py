@@ -29,7 +29,7 @@ async def world(database: Database) -> World:
 
 async def submit(world: World, task: str = "order", **wanted: Any) -> UUID:
     world.cluster.tasks[(SHOP.namespace, task)] = a_task(retry=a_task().retry.__class__(max_attempts=1))
-    return await world.submissions.trigger(SHOP, Submission(task=task, **wanted))
+    return (await world.submissions.trigger(SHOP, Submission(task=task, **wanted))).run_id
 
 
 async def listed(world: World, order: Order = "created_desc", **wanted: Any) -> list[UUID]:

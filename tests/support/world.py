@@ -98,8 +98,9 @@ class FakeCluster:
         self.statuses[name] = status
         return True
 
-    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_run(self, namespace: str, name: str, uid: str) -> bool:
         self.deleted_runs.append(name)
+        return self.runs.pop(uid, None) is not None
 
     async def ensure_credential(self, namespace: str, fresh: str) -> str:
         return self.credentials.setdefault(namespace, fresh)
@@ -138,13 +139,14 @@ class World:
     async def submit(self, task: TaskSnapshot | None = None, *, name: str = "order", payload: Any = None) -> UUID:
         """Accept a run through the API."""
         self.cluster.tasks[(SHOP.namespace, name)] = task or a_task()
-        return await self.submissions.trigger(SHOP, Submission(task=name, payload=payload))
+        return (await self.submissions.trigger(SHOP, Submission(task=name, payload=payload))).run_id
 
     async def apply_run(
         self, *, task: str = "order", name: str = "order-1", uid: str | None = None, payload: Any = None
     ) -> UUID | None:
         """Accept a run as a Run resource asks for it."""
         resource = Resource(uid=uid or f"uid-of-{name}", name=name, spec_hash="hash")
+        self.cluster.runs[resource.uid] = {"metadata": {"name": name, "namespace": SHOP.namespace, "uid": resource.uid}}
         return await self.submissions.import_resource(SHOP, Submission(task=task, payload=payload), resource)
 
     def create_run(self, name: str = "order-1", *, status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:

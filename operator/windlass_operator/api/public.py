@@ -141,7 +141,15 @@ class PublicRoutes:
             "/tasks/{task}/runs",
             self.trigger,
             ("create", ""),
-            {201: {**run, "headers": _LOCATION}, **refusals(413, 415, 422)},
+            {
+                201: {**run, "headers": _LOCATION},
+                200: {
+                    **run,
+                    "description": "A run with this idempotency key that was there before.",
+                    "headers": _LOCATION,
+                },
+                **refusals(413, 415, 422),
+            },
             status_code=201,
             openapi_extra=TRIGGER_BODY,
         )
@@ -213,11 +221,16 @@ class PublicRoutes:
             size=len(data),
             version=body.version,
             tags=tuple(body.tags),
+            idempotency_key=body.idempotency_key,
             traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
         )
-        run_id = await self._submissions.trigger(project, wanted)
-        row = await self._runs.get(project, str(run_id))
-        return _json(run_json(row), 201, {"Location": f"/api/v1/namespaces/{project.namespace}/runs/{run_id}"})
+        accepted = await self._submissions.trigger(project, wanted)
+        row = await self._runs.get(project, str(accepted.run_id))
+        run = run_json(row)
+        if accepted.deduplicated:
+            run["deduplicated"] = True
+        location = f"/api/v1/namespaces/{project.namespace}/runs/{accepted.run_id}"
+        return _json(run, 200 if accepted.deduplicated else 201, {"Location": location})
 
     async def list_runs(self, request: Request, query: Annotated[RunsQuery, Query()]) -> Response:
         """List runs.
@@ -336,6 +349,8 @@ def run_json(row: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
         "tags": list(row["tags"]),
         "createdAt": _time(row["created_at"]),
     }
+    if row["idempotency_key"] is not None:
+        head["idempotencyKey"] = row["idempotency_key"]
     if row["payload_sha256"]:
         head["payloadRef"] = {"sha256": row["payload_sha256"], "size": row["payload_size"]}
     for name in ("payload", "result") if whole else ():

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.alias_generators import to_camel
 
-from windlass_operator.resources.run import BlobRef, RunStatus, Tag, TaskVersionNumber
+from windlass_operator.resources.run import BlobRef, IdempotencyKey, RunStatus, Tag, TaskVersionNumber
 
 _RESOURCE_ONLY = frozenset({"run_id", "observed_generation", "conditions"})
 """What a Run's status says of its resource."""
@@ -34,6 +34,9 @@ class TriggerRequest(BaseModel):
     """Words of your own to find the run by."""
     version: TaskVersionNumber | None = None
     """A version of the Task; the current one by default."""
+    idempotency_key: IdempotencyKey | None = Field(None, alias="idempotencyKey")
+    """A word for this run. If the Task has a run of the last 30 days with the same one that has not failed, it is
+    the answer (200, `deduplicated`), whatever its payload is: repeat a request as often as you like."""
 
     @field_validator("tags")
     @classmethod
@@ -56,6 +59,10 @@ class _RunHead(View):
     """When the run was accepted."""
     payload: Any = None
     """Its argument, if it has at most 64 KiB of JSON. Not in lists."""
+    idempotency_key: str | None = None
+    """What it was asked for with."""
+    deduplicated: bool | None = None
+    """The answer to a trigger: this run was there before."""
     payload_ref: BlobRef | None = None
     """Where the payload is larger: its hash and size. Read it from `/payload`."""
 

@@ -123,9 +123,9 @@ class KubeCluster:
         """Write a Task's status; False when the Task is gone."""
         return await self._client.patch_status(TASKS, namespace, name, status, uid=uid)
 
-    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
-        """Delete a Run resource; one that is gone is fine."""
-        await self._client.delete(RUNS, namespace, name, uid=uid)
+    async def delete_run(self, namespace: str, name: str, uid: str) -> bool:
+        """Delete a Run resource; False if it was gone."""
+        return await self._client.delete(RUNS, namespace, name, uid=uid)
 
     async def ensure_credential(self, namespace: str, fresh: str) -> str:
         """Return the runner credential of a namespace; make its Secret with ``fresh`` if there is none."""

@@ -12,7 +12,6 @@ from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
 _SQL: Final = load("attempts")
-_RUNS: Final = load("runs")
 
 SERVICE_GAP: Final = timedelta(seconds=6)
 """Silence of the heartbeat service that counts as a gap. It reports every two seconds."""
@@ -79,7 +78,7 @@ async def claim(
         ids.append(attempt_id)
     if ids:
         await connection.execute(_SQL["pod_claimed"], {"pod_id": pod_id})
-        await connection.execute(_RUNS["want_projection"], {"run_ids": [row["id"] for row in rows]})
+        await runs.want_projection(connection, [row["id"] for row in rows])
     return ids
 
 

@@ -38,6 +38,16 @@ async def release_resource(database: Database, run_id: UUID, resource_uid: str) 
     await database.fetch(_SQL["release_resource"], {"run_id": run_id, "resource_uid": resource_uid})
 
 
+async def forget_resource(connection: Connection, run_id: UUID, resource_uid: str) -> None:
+    """Record that a person removed the resource of a finished run: one created again asks for another run."""
+    await connection.execute(_SQL["forget_resource"], {"run_id": run_id, "resource_uid": resource_uid})
+
+
+async def forget_twin(database: Database, run_id: UUID) -> None:
+    """Record the same of a run whose released resource turned out to be gone already."""
+    await database.fetch(_SQL["forget_twin"], {"run_id": run_id})
+
+
 async def unfinished_resources(database: Database, age: timedelta) -> list[dict[str, Any]]:
     """Return unfinished runs that have a resource, older than ``age``."""
     return await database.fetch(_SQL["unfinished_resources"], {"age": age})

@@ -50,6 +50,7 @@ class NewRun:
     wanted_version: int | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
+    idempotency_key: str | None = None
     reason: str | None = None
     message: str | None = None
     resource_uid: str | None = None
@@ -147,6 +148,7 @@ async def insert(connection: Connection, run: NewRun) -> bool:
             "payload_size": run.payload.size,
             "tags": list(run.tags),
             "traceparent": run.traceparent,
+            "idempotency_key": run.idempotency_key,
             "resource_uid": run.resource_uid,
             "resource_name": run.resource_name,
             "resource_hash": run.resource_hash,
@@ -157,7 +159,7 @@ async def insert(connection: Connection, run: NewRun) -> bool:
     if run.version is not None:
         await connection.execute(_SQL["enqueue"], {"run_id": run.id})
     await add_event(connection, run.id, 1, "Queued", reason=run.reason, message=run.message)
-    await connection.execute(_SQL["want_projection"], {"run_ids": [run.id]})
+    await want_projection(connection, [run.id])
     return True
 
 
@@ -225,7 +227,7 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
     await add_event(
         connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message
     )
-    await connection.execute(_SQL["want_projection"], {"run_ids": [run.id]})
+    await want_projection(connection, [run.id])
     return state
 
 
@@ -246,6 +248,11 @@ async def add_event(
     )
 
 
+async def want_projection(connection: Connection, run_ids: list[UUID]) -> None:
+    """Ask for the resources of runs to be written; runs without one are left out."""
+    await connection.execute(_SQL["want_projection"], {"run_ids": run_ids})
+
+
 async def bind_version(connection: Connection, run_id: UUID, version: Version) -> bool:
     """Give a run that waited for its Task the version to run; False when it no longer waits."""
     parameters = {"run_id": run_id, "task_version_id": version.id}
@@ -254,7 +261,7 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
         return False
     await connection.execute(_SQL["enqueue"], {"run_id": run_id})
     await add_event(connection, run_id, row["revision"], "TaskFound")
-    await connection.execute(_SQL["want_projection"], {"run_ids": [run_id]})
+    await want_projection(connection, [run_id])
     return True
 
 
@@ -268,7 +275,7 @@ async def set_reason(
         if reason is not None:
             await add_event(connection, row["id"], row["revision"], "Held", reason=reason, message=message)
     ids = [row["id"] for row in rows]
-    await connection.execute(_SQL["want_projection"], {"run_ids": ids})
+    await want_projection(connection, ids)
     return ids
 
 
@@ -278,7 +285,7 @@ async def note_progress(database: Database, run_id: UUID) -> None:
     async def work(connection: Connection) -> None:
         row = await (await connection.execute(_SQL["note_progress"], {"run_id": run_id})).fetchone()
         if row is not None:
-            await connection.execute(_SQL["want_projection"], {"run_ids": [run_id]})
+            await want_projection(connection, [run_id])
 
     await database.transaction(work)
 
@@ -298,9 +305,10 @@ async def held(database: Database) -> list[dict[str, Any]]:
     return await database.fetch(_SQL["held_runs"])
 
 
-async def by_resource(connection: Connection, resource_uid: str) -> dict[str, Any] | None:
-    """Return id and state of the run of a resource, or None."""
-    return await (await connection.execute(_SQL["run_by_resource"], {"resource_uid": resource_uid})).fetchone()
+async def by_resource(connection: Connection, resource_uid: str) -> UUID | None:
+    """Return the run that a resource asked for or is a handle on, or None."""
+    row = await (await connection.execute(_SQL["run_by_resource"], {"resource_uid": resource_uid})).fetchone()
+    return None if row is None else UUID(str(row["id"]))
 
 
 async def see_generation(database: Database, resource_uid: str, generation: int, resource_hash: str) -> None:
@@ -310,7 +318,7 @@ async def see_generation(database: Database, resource_uid: str, generation: int,
         parameters = {"resource_uid": resource_uid, "generation": generation, "resource_hash": resource_hash}
         row = await (await connection.execute(_SQL["see_generation"], parameters)).fetchone()
         if row is not None:
-            await connection.execute(_SQL["want_projection"], {"run_ids": [row["id"]]})
+            await want_projection(connection, [row["id"]])
 
     await database.transaction(work)
 
@@ -329,7 +337,7 @@ async def bind_finished_twin(
     if row is None:
         return None
     await connection.execute(_SQL["bind_resource"], {"run_id": row["id"], "resource_uid": resource_uid})
-    await connection.execute(_SQL["want_projection"], {"run_ids": [row["id"]]})
+    await want_projection(connection, [row["id"]])
     return UUID(str(row["id"]))
 
 

@@ -21,6 +21,9 @@ def _fixed(field: str, *, optional: bool) -> JsonDict:
 Tag = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A word of a user's own; no control characters, which a terminal would obey and Postgres partly refuses."""
 
+IdempotencyKey = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A word by which callers say that they mean the same run."""
+
 TaskVersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -42,6 +45,7 @@ class RunSpec(KubeModel):
             _fixed("taskRef", optional=False),
             _fixed("tags", optional=True),
             _fixed("traceparent", optional=True),
+            _fixed("idempotencyKey", optional=True),
             rule(
                 "!oldSelf.cancel || self.cancel",
                 "A cancellation cannot be taken back. Create another Run.",
@@ -62,6 +66,10 @@ class RunSpec(KubeModel):
         default_factory=list, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
     """Words of your own to find the run by: at most 10, of at most 128 characters."""
+    idempotency_key: IdempotencyKey | None = None
+    """Says which runs of the Task are meant to be the same one. A Run whose key stands for a run that has not failed
+    starts nothing: it shows that run, with the reason Deduplicated, and deleting it stops nothing as long as another
+    Run shows the run. A key is kept for 30 days; a run that ends as Failed, TimedOut or Cancelled sets it free."""
     traceparent: str | None = Field(None, max_length=55, pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
     """W3C trace context of whoever asks for the run, so that the run becomes a part of that trace."""
 

@@ -109,8 +109,7 @@ class ImportService:
 
     async def _known(self, uid: str) -> UUID | None:
         async def work(connection: Connection) -> UUID | None:
-            row = await runs.by_resource(connection, uid)
-            return None if row is None else UUID(str(row["id"]))
+            return await runs.by_resource(connection, uid)
 
         return await self._database.transaction(work)
 
@@ -134,7 +133,7 @@ class ImportService:
         run_id = await self._known(uid)
         if run_id is None or await self._reader.run_uid(namespace, name) == uid:
             return
-        await self._runs.cancel(run_id, reason="ResourceDeleted", message="Its Run resource was deleted.")
+        await self._runs.resource_gone(run_id, uid)
 
     async def resync(self) -> None:
         """Look at everything again, so that a missed event is made good.

@@ -11,10 +11,11 @@ import structlog
 from windlass.durations import format_duration
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.run_state import RunState
-from windlass_operator.ledger import projection, runs
+from windlass_operator.ledger import handles, projection, runs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.steps import decode_error
 from windlass_operator.resources.conditions import run_conditions
+from windlass_operator.resources.reasons import Reason
 
 log = structlog.get_logger()
 
@@ -29,8 +30,8 @@ class RunResources(Protocol):
         """Write the status; False when the resource is gone or is another one of that name."""
         ...
 
-    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
-        """Delete the resource; one that is gone is fine."""
+    async def delete_run(self, namespace: str, name: str, uid: str) -> bool:
+        """Delete the resource; False if it was gone."""
         ...
 
 
@@ -46,11 +47,13 @@ class ProjectionService:
         due = await projection.due(self._database, _BATCH)
         if not due:
             return 0
-        rows = {row["id"]: row for row in await runs.get_many(self._database, [run_id for run_id, _ in due])}
+        ids = [run_id for run_id, _ in due]
+        rows = {row["id"]: row for row in await runs.get_many(self._database, ids)}
+        shown = await handles.of_runs(self._database, ids)
         written = 0
-        for run_id, _ in due:
+        for run_id in ids:
             try:
-                written += await self._project(run_id, rows[run_id])
+                written += await self._project(run_id, rows[run_id], shown.get(run_id, []))
             except WindlassError as error:
                 if error.retryable:
                     raise  # the whole cluster or ledger: the loop waits and comes back
@@ -58,11 +61,14 @@ class ProjectionService:
                 await projection.done(self._database, run_id, rows[run_id]["revision"])
         return written
 
-    async def _project(self, run_id: UUID, row: dict[str, Any]) -> bool:
+    async def _project(self, run_id: UUID, row: dict[str, Any], shown: list[dict[str, Any]]) -> bool:
         # The row was read after the entry: it may be newer than asked for, never older.
+        namespace = row["namespace"]
         if row["resource_uid"] is not None:
+            await self._resources.patch_run_status(namespace, row["resource_name"], row["resource_uid"], status_of(row))
+        for handle in shown:
             await self._resources.patch_run_status(
-                row["namespace"], row["resource_name"], row["resource_uid"], status_of(row)
+                namespace, handle["name"], handle["resource_uid"], status_of_handle(row, handle)
             )
         await projection.done(self._database, run_id, row["revision"])
         return True
@@ -73,7 +79,9 @@ class ProjectionService:
         for row in expired:
             # Released first: a watch event of our own deletion must find nothing to cancel.
             await projection.release_resource(self._database, row["id"], row["resource_uid"])
-            await self._resources.delete_run(row["namespace"], row["resource_name"], row["resource_uid"])
+            found = await self._resources.delete_run(row["namespace"], row["resource_name"], row["resource_uid"])
+            if not found:
+                await projection.forget_twin(self._database, row["id"])
         return len(expired)
 
 
@@ -122,6 +130,16 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
             )
         ],
     }
+
+
+def status_of_handle(row: Mapping[str, Any], handle: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status of a further resource of a run: the run's own, and that it is a handle."""
+    first = f"Run resource {row['resource_name']!r}" if row["resource_name"] else "another caller"
+    why = f"A run with this idempotency key was asked for before, by {first}; this shows that run."
+    if row["reason"]:
+        why = f"{why} {row['reason']}: {row['message'] or 'no message'}"
+    changed = {"resource_generation": handle["generation"], "resource_changed": handle["changed"]}
+    return status_of({**row, **changed, "reason": row["reason"] or Reason.DEDUPLICATED.value, "message": why})
 
 
 def _word(text: str | None) -> str | None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import logs, run_lists, runs, steps
+from windlass_operator.ledger import handles, logs, projection, run_lists, runs, steps
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.run_lists import Order, RunFilter
 from windlass_operator.ledger.runs import Change
@@ -84,6 +84,25 @@ class RunService:
         for touch in touched:
             self._changed(touch)
         return state
+
+    async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
+        """A Run resource was deleted, and not by us: its run is cancelled, unless another resource shows it too."""
+
+        async def work(connection: Connection) -> bool:
+            if await handles.detach(connection, resource_uid):
+                return False
+            run = await runs.lock(connection, run_id)
+            if run is None or run.resource_uid != resource_uid:
+                return False
+            if await handles.inherit(connection, run_id, resource_uid):
+                return False
+            if run.state.final:
+                await projection.forget_resource(connection, run_id, resource_uid)
+            return not run.state.final
+
+        if await self._database.transaction(work):
+            await self.cancel(run_id, reason="ResourceDeleted", message="Its Run resource was deleted.")
+        self._changed(run_id)
 
     async def fail_held(self) -> int:
         """Fail runs that a config problem has held for longer than their ``startTimeout``. Returns how many."""

@@ -22,7 +22,7 @@ from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent
 from windlass_operator.domain.task_snapshot import TaskSnapshot
-from windlass_operator.ledger import runs
+from windlass_operator.ledger import handles, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, NewRun, Value, Version
 from windlass_operator.services import payloads
@@ -53,6 +53,23 @@ class Submission:
     version: int | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
+    idempotency_key: str | None = None
+    """Of this and all callers who mean the same run: the first one's is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a submission."""
+
+    run_id: UUID
+    deduplicated: bool = False
+    """The run is an earlier one with the same idempotency key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    run_id: UUID | None
+    """The run that the resource shows now; None if it showed it before."""
 
 
 class SubmissionService:
@@ -82,8 +99,10 @@ class SubmissionService:
         self._release_namespace = release_namespace
         self._changed = changed
 
-    async def trigger(self, project: Project, wanted: Submission) -> UUID:
+    async def trigger(self, project: Project, wanted: Submission) -> Accepted:
         """Accept a run from the REST API or refuse it at once.
+
+        A caller whose idempotency key stands for a run that has not failed gets that run, whatever its payload is.
 
         Raises:
             TaskNotFoundError: The Task does not exist.
@@ -108,24 +127,28 @@ class SubmissionService:
         staged = await self._blobs.stage(project.uid, run_id, data) if len(data) > INLINE_LIMIT else None
         payload = Value(sha256=staged.ref.sha256, size=staged.ref.size) if staged else Value(text=data.decode())
 
-        async def work(connection: Connection) -> None:
+        async def work(connection: Connection) -> Accepted:
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
+            holder = await self._holder(connection, project_id, wanted, run_id)
+            if holder is not None:
+                return Accepted(holder, deduplicated=True)
             version = await self._version(connection, project_id, project, wanted, snapshot)
             if version is None:
                 raise TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace, field="version")
             await runs.insert(connection, _new_run(run_id, project_id, wanted, version, payload))
             if staged is not None:
                 await self._blobs.record(connection, run_id, staged)
+            return Accepted(run_id)
 
-        await self._database.transaction(work)
-        self._changed(run_id)
-        return run_id
+        accepted = await self._database.transaction(work)
+        self._changed(accepted.run_id)
+        return accepted
 
     async def import_resource(self, project: Project, wanted: Submission, resource: Resource) -> UUID | None:
         """Accept the run of a Run resource, idempotently on the resource's UID. Bad input ends it, visibly.
 
         Returns:
-            The id of the new run, or None when the ledger had one already.
+            The id of the run that the resource shows now, or None when it showed one already.
         """
         snapshot: TaskSnapshot | None = None
         refused: WindlassError | None = None
@@ -163,11 +186,9 @@ class SubmissionService:
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
             if await runs.by_resource(connection, resource.uid) is not None:
                 return None
-            twin = await runs.bind_finished_twin(
-                connection, project_id, resource.name, resource.spec_hash, resource.uid
-            )
-            if twin is not None:
-                return twin
+            earlier = await self._earlier(connection, project_id, wanted, resource, None if refused else run_id)
+            if earlier is not None:
+                return earlier.run_id
             why, version = held or refused, None
             if snapshot is not None and refused is None:
                 version = await self._version(connection, project_id, project, wanted, snapshot)
@@ -187,6 +208,33 @@ class SubmissionService:
         if made is not None:
             self._changed(made)
         return made
+
+    async def _holder(self, connection: Connection, project_id: int, wanted: Submission, run_id: UUID) -> UUID | None:
+        """Take the key for a new run, or return the run that has it."""
+        if wanted.idempotency_key is None:
+            return None
+        return await handles.take_key(connection, project_id, wanted.task, wanted.idempotency_key, run_id)
+
+    async def _earlier(
+        self, connection: Connection, project_id: int, wanted: Submission, resource: Resource, run_id: UUID | None
+    ) -> "_Earlier | None":
+        """Give a resource the run that it asked for before: by its name and spec, or by its key.
+
+        None: there is none; the key, if it has one, is taken for ``run_id`` (None: for a run that ends at once).
+        """
+        twin = await runs.bind_finished_twin(connection, project_id, resource.name, resource.spec_hash, resource.uid)
+        if twin is not None:
+            return _Earlier(twin)
+        holder = None if run_id is None else await self._holder(connection, project_id, wanted, run_id)
+        if holder is None:
+            return None
+        if await runs.by_resource(connection, resource.uid) is not None:
+            return _Earlier(None)  # the key was taken for this very resource, while we waited for it
+        await runs.lock(connection, holder)  # its resource may be deleted now: the run is handed to us, or is cancelled
+        await handles.attach(
+            connection, holder, resource_uid=resource.uid, name=resource.name, spec_hash=resource.spec_hash
+        )
+        return _Earlier(holder)
 
     async def task_seen(self, project: Project, task: str) -> int:
         """A Task appeared or changed: give it to the runs that wait for it. Returns how many went on."""
@@ -272,6 +320,7 @@ def _new_run(
         payload=payload,
         tags=wanted.tags,
         traceparent=wanted.traceparent,
+        idempotency_key=wanted.idempotency_key,
         reason=why.code if why else None,
         message=why.message if why else None,
         resource_uid=resource.uid if resource else None,

@@ -143,7 +143,7 @@ def test_what_does_not_work_yet_is_absent() -> None:
     task = _schema(CRDS[0])["properties"]["spec"]["properties"]
     run = _schema(CRDS[1])["properties"]["spec"]["properties"]
     assert not task.keys() & {"command", "args", "queue", "priority", "pool"}
-    assert not run.keys() & {"idempotencyKey", "delay", "startAt", "queueTTL", "concurrencyKey", "queue", "priority"}
+    assert not run.keys() & {"delay", "startAt", "queueTTL", "concurrencyKey", "queue", "priority"}
 
 
 def test_null_is_allowed_where_absence_is() -> None:

@@ -6,20 +6,41 @@ SELECT run_id, revision FROM projection_entry ORDER BY revision LIMIT %(limit)s;
 DELETE FROM projection_entry WHERE run_id = %(run_id)s AND revision <= %(revision)s;
 
 -- name: expired_resources
-SELECT run.id, run.resource_name, run.resource_uid, p.namespace, v.spec, ledger_now() - run.finished_at AS finished_for
-  FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id
- WHERE run.finished_at IS NOT NULL AND run.resource_uid IS NOT NULL
-   AND run.finished_at + make_interval(secs => coalesce((v.spec::json ->> 'ttl_seconds')::float8, %(default_ttl)s)) <= ledger_now()
-   AND NOT EXISTS (SELECT 1 FROM projection_entry e WHERE e.run_id = run.id)
- ORDER BY run.finished_at LIMIT 200;
+WITH finished AS (
+    SELECT run.id, run.finished_at, run.task_version_id, run.project_id, run.resource_name AS name, run.resource_uid AS uid,
+           run.resource_bound_at AS bound_at
+      FROM run WHERE run.finished_at IS NOT NULL AND run.resource_uid IS NOT NULL
+    UNION ALL
+    SELECT run.id, run.finished_at, run.task_version_id, run.project_id, h.name, h.resource_uid, h.created_at
+      FROM run_handle h JOIN run ON run.id = h.run_id WHERE run.finished_at IS NOT NULL)
+SELECT f.id, f.name AS resource_name, f.uid AS resource_uid, p.namespace
+  FROM finished f JOIN project p ON p.id = f.project_id LEFT JOIN task_version v ON v.id = f.task_version_id
+ WHERE greatest(f.finished_at, f.bound_at)
+       + make_interval(secs => coalesce((v.spec::json ->> 'ttl_seconds')::float8, %(default_ttl)s)) <= ledger_now()
+   AND NOT EXISTS (SELECT 1 FROM projection_entry e WHERE e.run_id = f.id)
+ ORDER BY f.finished_at LIMIT 200;
 
 -- name: release_resource
 -- Our own TTL removed the resource: the name and hash stay, so that a re-created one binds to this run.
+WITH handle AS (DELETE FROM run_handle WHERE resource_uid = %(resource_uid)s)
 UPDATE run SET resource_uid = NULL WHERE id = %(run_id)s AND resource_uid = %(resource_uid)s;
 
+-- name: forget_resource
+-- A person removed the resource of a finished run: one that is created again is meant to run again.
+UPDATE run SET resource_uid = NULL, resource_hash = NULL WHERE id = %(run_id)s AND resource_uid = %(resource_uid)s
+   AND finished_at IS NOT NULL;
+
+-- name: forget_twin
+-- What our TTL wanted to remove was not there any more.
+UPDATE run SET resource_hash = NULL WHERE id = %(run_id)s AND resource_uid IS NULL;
+
 -- name: unfinished_resources
-SELECT run.id, run.resource_name, run.resource_uid, p.namespace, p.uid AS project_uid FROM run JOIN project p ON p.id = run.project_id
- WHERE run.finished_at IS NULL AND run.resource_uid IS NOT NULL AND run.created_at < ledger_now() - %(age)s::interval ORDER BY run.id;
+SELECT run.id, run.resource_name, run.resource_uid, p.namespace FROM run JOIN project p ON p.id = run.project_id
+ WHERE run.finished_at IS NULL AND run.resource_uid IS NOT NULL AND run.created_at < ledger_now() - %(age)s::interval
+UNION ALL
+SELECT run.id, h.name, h.resource_uid, p.namespace
+  FROM run_handle h JOIN run ON run.id = h.run_id JOIN project p ON p.id = run.project_id
+ WHERE run.finished_at IS NULL AND h.created_at < ledger_now() - %(age)s::interval;
 
 -- name: take_epoch
 UPDATE leader SET epoch = epoch + 1, holder = %(holder)s, since = ledger_now() RETURNING epoch;

@@ -27,9 +27,9 @@ SELECT 1 FROM project WHERE id = %(project_id)s FOR UPDATE;
 -- name: insert_run
 -- No row: a run with this resource UID exists already.
 INSERT INTO run (id, project_id, task, task_version_id, wanted_version, state, reason, message, payload, payload_sha256,
-                 payload_size, tags, traceparent, held_since, resource_uid, resource_name, resource_hash)
+                 payload_size, tags, traceparent, idempotency_key, held_since, resource_uid, resource_name, resource_hash)
 VALUES (%(id)s, %(project_id)s, %(task)s, %(task_version_id)s, %(wanted_version)s, 'Queued', %(reason)s, %(message)s,
-        %(payload)s, %(payload_sha256)s, %(payload_size)s, %(tags)s, %(traceparent)s,
+        %(payload)s, %(payload_sha256)s, %(payload_size)s, %(tags)s, %(traceparent)s, %(idempotency_key)s,
         CASE WHEN %(task_version_id)s::bigint IS NULL THEN ledger_now() END,
         %(resource_uid)s, %(resource_name)s, %(resource_hash)s)
 ON CONFLICT DO NOTHING RETURNING id;
@@ -94,21 +94,31 @@ VALUES (%(run_id)s, %(n)s, %(type)s, %(attempt)s, %(reason)s, %(message)s);
 
 -- name: want_projection
 INSERT INTO projection_entry (run_id, revision)
-SELECT id, revision FROM run WHERE id = ANY(%(run_ids)s) AND resource_uid IS NOT NULL
+SELECT id, revision FROM run WHERE id = ANY(%(run_ids)s)
+   AND (resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = run.id))
 ON CONFLICT (run_id) DO UPDATE SET revision = excluded.revision;
 
 -- name: note_progress
 -- Steps do not change the run's row; this makes their counts visible, at most once a second for a run.
 UPDATE run SET revision = revision + 1
- WHERE id = %(run_id)s AND state IN ('Running', 'Cancelling') AND resource_uid IS NOT NULL RETURNING id;
+ WHERE id = %(run_id)s AND state IN ('Running', 'Cancelling')
+   AND (resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = run.id)) RETURNING id;
 
 -- name: run_by_resource
-SELECT run.id, run.state, run.resource_hash FROM run WHERE resource_uid = %(resource_uid)s;
+SELECT id FROM run WHERE resource_uid = %(resource_uid)s
+UNION ALL SELECT run_id FROM run_handle WHERE resource_uid = %(resource_uid)s;
 
 -- name: see_generation
-UPDATE run SET resource_generation = %(generation)s, resource_changed = resource_hash IS DISTINCT FROM %(resource_hash)s,
-       revision = revision + 1
- WHERE resource_uid = %(resource_uid)s AND resource_generation < %(generation)s RETURNING id;
+WITH handle AS (
+    UPDATE run_handle SET generation = %(generation)s, changed = spec_hash <> %(resource_hash)s
+     WHERE resource_uid = %(resource_uid)s AND generation < %(generation)s RETURNING run_id),
+own AS (
+    SELECT id FROM run WHERE resource_uid = %(resource_uid)s AND resource_generation < %(generation)s)
+UPDATE run SET revision = revision + 1,
+       resource_generation = CASE WHEN resource_uid = %(resource_uid)s THEN %(generation)s ELSE resource_generation END,
+       resource_changed = CASE WHEN resource_uid = %(resource_uid)s THEN resource_hash IS DISTINCT FROM %(resource_hash)s
+                               ELSE resource_changed END
+ WHERE id = (SELECT run_id FROM handle UNION ALL SELECT id FROM own) RETURNING id;
 
 -- name: run_known
 SELECT 1 FROM run WHERE id = %(run_id)s;
@@ -120,7 +130,9 @@ SELECT id FROM run WHERE project_id = %(project_id)s AND resource_name = %(resou
    AND resource_hash = %(resource_hash)s AND resource_uid IS NULL AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1;
 
 -- name: bind_resource
-UPDATE run SET resource_uid = %(resource_uid)s, revision = revision + 1 WHERE id = %(run_id)s RETURNING id;
+UPDATE run SET resource_uid = %(resource_uid)s, resource_generation = 1, resource_changed = false,
+       resource_bound_at = ledger_now(), revision = revision + 1
+ WHERE id = %(run_id)s RETURNING id;
 
 -- name: get_run
 SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
@@ -138,8 +150,14 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
  WHERE run.id = ANY(%(run_ids)s);
 
 -- name: newest_of_name
-SELECT run.id FROM run WHERE run.project_id = %(project_id)s AND run.resource_name = %(name)s
- ORDER BY run.created_at DESC, run.id DESC LIMIT 1;
+-- The newest resource of that name, whether the run was made for it or it is a handle on an earlier one.
+SELECT id FROM (
+    SELECT run.id, coalesce(run.resource_bound_at, run.created_at) AS since FROM run
+     WHERE run.project_id = %(project_id)s AND run.resource_name = %(name)s
+    UNION ALL
+    SELECT run.id, h.created_at FROM run_handle h JOIN run ON run.id = h.run_id
+     WHERE run.project_id = %(project_id)s AND h.name = %(name)s) named
+ ORDER BY since DESC, id DESC LIMIT 1;
 
 -- name: list_events
 SELECT n, at, type, attempt, reason, message FROM event
