@@ -15,6 +15,11 @@ class Config:
         secrets: Values that must not appear in logs: those of the variables that ``WINDLASS_SECRET_ENV`` lists.
         grace: Seconds that a child may go on after SIGTERM (``WINDLASS_GRACE``, 15): the pod's termination grace is 20.
         wait_ms: How long a claim waits for work (``WINDLASS_CLAIM_WAIT_MS``, 10,000).
+        claim_id: Random; repeats of the claim and its withdrawal carry it too.
+        claim_patience: Seconds that an unreachable API is waited for before anything is claimed
+            (``WINDLASS_CLAIM_PATIENCE``, 120).
+        report_patience: Seconds that the end of an attempt waits for an unreachable API
+            (``WINDLASS_REPORT_PATIENCE``, 1,800).
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -32,6 +37,9 @@ class Config:
         self.secrets = [env[n] for n in names if n in env]
         self.grace = float(env.get("WINDLASS_GRACE") or 15)
         self.wait_ms = int(env.get("WINDLASS_CLAIM_WAIT_MS") or 10_000)
+        self.claim_id = os.urandom(16).hex()
+        self.claim_patience = float(env.get("WINDLASS_CLAIM_PATIENCE") or 120)
+        self.report_patience = float(env.get("WINDLASS_REPORT_PATIENCE") or 1800)
         self._credential = env.get("WINDLASS_CREDENTIAL")
         self._credential_file = env.get("WINDLASS_CREDENTIAL_FILE")
 

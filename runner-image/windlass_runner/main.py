@@ -4,6 +4,7 @@ It starts fast: the zygote imports while the claim is on its way, and nothing is
 need.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,12 +14,13 @@ from typing import NoReturn
 import msgspec
 
 from windlass import protocol
-from windlass_runner import exit_codes
+from windlass_runner import STOP_SIGNALS, exit_codes
 from windlass_runner.api import ApiClient, Refused, Unreachable
 from windlass_runner.config import Config, forget_credential, user_environment
 from windlass_runner.zygote_process import Zygote
 
-_CLAIM_PATIENCE = 120.0
+_WITHDRAW = 5.0
+"""Seconds that a withdrawal may take, of the pod's termination grace."""
 _NOT_DUMPABLE = 4  # PR_SET_DUMPABLE, see prctl(2)
 
 
@@ -39,15 +41,19 @@ def main() -> NoReturn:
     def stop(*_: object) -> None:
         stopping.append(time.monotonic())
         if waiting[0]:
+            waiting[0] = False
             raise _StoppedError
-        os.write(write, b"s")
+        with contextlib.suppress(BlockingIOError):  # full: the loop wakes anyway
+            os.write(write, b"s")
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         attempt = _claim(config, zygote)
         waiting[0] = False
     except _StoppedError:
+        _withdraw(config)
         _leave(exit_codes.DONE)
     except Unreachable as error:
         _say(f"the API could not be reached: {error}")
@@ -64,15 +70,7 @@ def main() -> NoReturn:
 
 
 def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
-    credential, projected = config.credential()
-    request = protocol.ClaimRequest(
-        claim_id=os.urandom(16).hex(),
-        pod_name=config.pod_name,
-        pod_uid=config.pod_uid,
-        wait_ms=config.wait_ms,
-        credential="token" if projected else "secret",
-    )
-
+    request, credential = _claim_request(config)
     started = False
 
     def meanwhile() -> None:
@@ -87,13 +85,33 @@ def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
         "/claim",
         request,
         token=credential,
-        patience=_CLAIM_PATIENCE,
+        patience=config.claim_patience,
         timeout=config.wait_ms / 1000 + 30,
         retry_codes=frozenset({protocol.PodUnknown}),
         sent=meanwhile,
     )
     attempts = msgspec.json.decode(answer, type=protocol.ClaimResponse).attempts
     return attempts[0] if attempts else None
+
+
+def _claim_request(config: Config) -> tuple[protocol.ClaimRequest, str]:
+    """Return this pod's only claim, and the credential that goes with it."""
+    credential, projected = config.credential()
+    request = protocol.ClaimRequest(
+        claim_id=config.claim_id,
+        pod_name=config.pod_name,
+        pod_uid=config.pod_uid,
+        wait_ms=config.wait_ms,
+        credential="token" if projected else "secret",
+    )
+    return request, credential
+
+
+def _withdraw(config: Config) -> None:
+    """Hand back what the claim may have taken: we were stopped before its answer came, so only the API knows."""
+    request, credential = _claim_request(config)
+    with contextlib.suppress(Refused, Unreachable):
+        ApiClient(config.url).call("/withdraw", request, token=credential, patience=_WITHDRAW, timeout=_WITHDRAW)
 
 
 def _close_ourselves() -> None:

@@ -23,9 +23,7 @@ from windlass_runner.heartbeats import Heartbeats, memory_of_group, oom_kills
 from windlass_runner.logs import Lines, LogSender, Redactor
 from windlass_runner.zygote_process import Zygote
 
-_FINISH_PATIENCE: Final = 1800.0
 _FLUSH: Final = 5.0
-_MOST_RESULT: Final = 4 * protocol.INLINE_LIMIT
 
 
 class Supervisor:
@@ -200,7 +198,7 @@ class Supervisor:
         path, message = self._outcome()
         self._logs.flush(_FLUSH)
         try:
-            ApiClient(self._config.url).call(path, message, token=self._attempt.token, patience=_FINISH_PATIENCE)
+            ApiClient(self._config.url).call(path, message, token=self._attempt.token, patience=self._config.report_patience)
         except Refused as refused:
             if refused.code != protocol.AttemptClosed:
                 raise

@@ -22,7 +22,8 @@ class Zygote:
         ours, theirs = socket.socketpair()
         actions: list[Any] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET)]
         command = [sys.executable, "-m", "windlass_runner.zygote"]
-        self.pid = os.posix_spawn(sys.executable, command, dict(env), file_actions=actions)
+        # setsigmask: signals that we hold back while we start are not to be held back there.
+        self.pid = os.posix_spawn(sys.executable, command, dict(env), file_actions=actions, setsigmask=())
         theirs.close()
         self.socket = ours
         self._buffer = b""

@@ -10,6 +10,7 @@ Who calls what, with which credential:
 route                       purpose                                                  ``Authorization: Bearer``
 ==========================  =======================================================  ==============================
 POST /runtime/v1/claim      take runs of the pod's key (long poll)                   the pod's credential
+POST /runtime/v1/withdraw   hand back what a claim took, and take nothing more       the pod's credential
 POST /runtime/v1/heartbeat  keep leases, learn of cancellation                       none; tokens are in the body
 POST /runtime/v1/steps      save finished and running steps                          the attempt's token
 GET  /runtime/v1/steps      finished steps after a cursor                            the attempt's token
@@ -124,7 +125,10 @@ class Step(Message):
 
 
 class ClaimRequest(Message):
-    """Ask for work. A repeat with the same claim id returns the same attempts."""
+    """Ask for work. A repeat with the same claim id returns the same attempts.
+
+    Sent to ``withdraw`` it hands them back.
+    """
 
     claim_id: str
     """Random, chosen by the runner for one claim."""

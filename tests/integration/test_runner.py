@@ -4,84 +4,17 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from tests.support.api_server import serving
 from tests.support.eventually import eventually
+from tests.support.runner import ONCE, code, logs_of, run_once, runner
 from tests.support.world import World, a_task
 from windlass_operator.domain.retry import RetryPolicy
-from windlass_operator.ledger.database import Database
 from windlass_runner import exit_codes
-
-ONCE = RetryPolicy(max_attempts=1)
-
-
-@pytest.fixture
-async def world(ledger_uri: str) -> AsyncIterator[World]:
-    database = Database(ledger_uri, size=12)
-    await database.open()
-    yield await World(database).start()
-    await database.close()
-
-
-@pytest.fixture
-async def url(world: World) -> AsyncIterator[str]:
-    async with serving(world) as address:
-        yield address
-
-
-@asynccontextmanager
-async def runner(world: World, url: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start the pods that are due and a runner in the newest of them."""
-    await world.pods.start_due()
-    seen = list(world.cluster.pods.values())[-1]
-    full = {
-        **os.environ,
-        "WINDLASS_URL": url,
-        "POD_NAME": seen.name,
-        "POD_UID": seen.uid,
-        "WINDLASS_CREDENTIAL": world.cluster.credentials[seen.namespace],
-        "WINDLASS_CLAIM_WAIT_MS": "300",
-        **env,
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "windlass_runner",
-        env=full,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def run_once(world: World, url: str, **env: str) -> tuple[int, str]:
-    """Run a runner to its end; return exit code and output."""
-    async with runner(world, url, **env) as process:
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode is not None
-    return process.returncode, output.decode()
-
-
-def code(body: str, **changes: Any) -> Any:
-    """Return a task whose module is ``body``."""
-    return a_task(entrypoint="job:main", source=f"from windlass import *\n{body}", **{"retry": ONCE, **changes})
-
-
-async def logs_of(world: World, run_id: UUID) -> list[str]:
-    return [line["text"] for line in await world.runs.logs(run_id, after=(0, 0), limit=20_000)]
 
 
 async def test_a_run_of_inline_code_succeeds(world: World, url: str) -> None:

@@ -69,6 +69,7 @@ class RuntimeRoutes:
         """Return the routes, each with the translation of errors around it."""
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/claim", self.claim),
+            ("POST", "/withdraw", self.withdraw),
             ("POST", "/heartbeat", self.heartbeat),
             ("POST", "/steps", self.save_steps),
             ("GET", "/steps", self.load_steps),
@@ -83,15 +84,7 @@ class RuntimeRoutes:
 
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
-        credential = bearer(request)
-        body = await _body(request, protocol.ClaimRequest)
-        if body.credential == "token":
-            name, uid = await self._vouch.pod_of(credential)
-            if (name, uid) != (body.pod_name, body.pod_uid):
-                raise UnauthorizedError("The token is bound to another pod.")
-            pod = PodIdentity(body.pod_uid, body.pod_name, vouched=True)
-        else:
-            pod = PodIdentity(body.pod_uid, body.pod_name, secret=credential)
+        body, pod = await self._claim_of(request)
         until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
         while True:
             taken = await self._attempts.claim(pod, body.claim_id[:100], max(1, min(body.slots, 64)))
@@ -101,6 +94,23 @@ class RuntimeRoutes:
             await self._work.wait(min(left, _LOOK_AGAIN))
             if await request.is_disconnected():
                 return Response(status_code=499)
+
+    async def withdraw(self, request: Request) -> Response:
+        """Hand back what a claim took."""
+        body, pod = await self._claim_of(request)
+        await self._attempts.withdraw(pod, body.claim_id[:100])
+        return _json({})
+
+    async def _claim_of(self, request: Request) -> tuple[protocol.ClaimRequest, PodIdentity]:
+        """Return a claim and who makes it."""
+        credential = bearer(request)  # first: no body is read for nobody
+        body = await _body(request, protocol.ClaimRequest)
+        if body.credential != "token":
+            return body, PodIdentity(body.pod_uid, body.pod_name, secret=credential)
+        name, uid = await self._vouch.pod_of(credential)
+        if (name, uid) != (body.pod_name, body.pod_uid):
+            raise UnauthorizedError("The token is bound to another pod.")
+        return body, PodIdentity(body.pod_uid, body.pod_name, vouched=True)
 
     async def heartbeat(self, request: Request) -> Response:
         """Keep leases."""

@@ -54,6 +54,11 @@ async def use_pod(connection: Connection, pod_id: UUID, claim_id: str) -> None:
     await connection.execute(_SQL["use_pod"], {"pod_id": pod_id, "claim_id": claim_id})
 
 
+async def withdraw_pod(connection: Connection, pod_id: UUID, claim_id: str) -> None:
+    """Record that the pod claims nothing any more."""
+    await connection.execute(_SQL["withdraw_pod"], {"pod_id": pod_id, "claim_id": claim_id})
+
+
 async def claim(
     connection: Connection, pod_id: UUID, pod_key: str, token_hashes: list[bytes], lease: timedelta
 ) -> list[UUID]:

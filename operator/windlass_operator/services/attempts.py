@@ -1,11 +1,12 @@
 """Attempts: claim, keep, end. Called by the runtime routes, the pod observer and the reaper."""
 
+import contextlib
 import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -70,16 +71,7 @@ class AttemptService:
         secrets_by_slot = [secrets.token_urlsafe(24) for _ in range(slots)]
 
         async def work(connection: Connection) -> list[protocol.ClaimedAttempt]:
-            row = await attempts.pod_for_claim(connection, pod.pod_uid, pod.pod_name)
-            if row is None:
-                raise PodUnknownError(f"Pod {pod.pod_name[:253]!r} is not known. Ask again shortly.")
-            expected = row["credential_hash"]
-            if not pod.vouched and not (
-                pod.secret and expected and hmac.compare_digest(bytes(expected), token_hash(pod.secret))
-            ):
-                raise UnauthorizedError("The runner credential is not the one of the pod's namespace.")
-            if row["claim_id"] is not None and row["claim_id"] != claim_id:
-                raise ForbiddenError("This pod has claimed already; a pod claims once.")
+            row = await _pod_of_claim(connection, pod, claim_id)
             hashes = [token_hash(s) for s in secrets_by_slot]
             ids = await attempts.open_of_pod(connection, row["id"]) if row["claim_id"] else []
             for attempt_id, hashed in zip(ids, hashes, strict=False):
@@ -97,6 +89,24 @@ class AttemptService:
         for attempt in taken:
             self._changed(UUID(attempt.run_id))
         return taken
+
+    async def withdraw(self, pod: PodIdentity, claim_id: str) -> None:
+        """Queue again what a claim took, without using an attempt, and let no claim of this pod take anything more.
+
+        Called by a runner that must stop while its claim is under way: it cannot know whether the claim was answered.
+
+        Raises:
+            PodUnknownError, UnauthorizedError, ForbiddenError: As for a claim.
+        """
+
+        async def work(connection: Connection) -> list[UUID]:
+            row = await _pod_of_claim(connection, pod, claim_id)
+            await attempts.withdraw_pod(connection, row["id"], claim_id)
+            return await attempts.open_of_pod(connection, row["id"])
+
+        for attempt_id in await self._database.transaction(work):
+            with contextlib.suppress(AttemptClosedError):
+                await self._close(attempt_id, None, *_handed_back("PodTerminated"))
 
     async def _describe(self, connection: Connection, row: dict[str, object], token: str) -> protocol.ClaimedAttempt:
         snapshot = runs.decode_snapshot(str(row["spec"]))
@@ -201,12 +211,8 @@ class AttemptService:
         Raises:
             AttemptClosedError: The attempt is closed, and not by this call.
         """
-        failure = protocol.Failure(type=request.reason, message="The pod had to stop.", failure_class="infra")
-
-        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
-            return _change(after_release(_tally(run, attempt)), attempt, failure, keep_error=False)
-
-        return await self._end(token, change, outcome="Released", failure=failure)
+        change, outcome, failure = _handed_back(request.reason)
+        return await self._end(token, change, outcome=outcome, failure=failure)
 
     async def lose(self, attempt_id: UUID, *, reason: str, message: str) -> bool:
         """Close an attempt that nobody will end any more. Returns False when it was closed already."""
@@ -241,7 +247,6 @@ class AttemptService:
         attempt_id: UUID,
         hashed: bytes | None,
         decide: Callable[[LockedRun, LockedAttempt], Change],
-        *,
         outcome: str | None,
         failure: protocol.Failure | None,
     ) -> protocol.Outcome:
@@ -300,6 +305,31 @@ class AttemptService:
             return await page_of_steps(connection, writer.run_id, after=after)
 
         return await self._database.transaction(work)
+
+
+async def _pod_of_claim(connection: Connection, pod: PodIdentity, claim_id: str) -> dict[str, Any]:
+    """Return the pod's row, locked, once it has proved to be that pod and to make its only claim."""
+    row = await attempts.pod_for_claim(connection, pod.pod_uid, pod.pod_name)
+    if row is None:
+        raise PodUnknownError(f"Pod {pod.pod_name[:253]!r} is not known. Ask again shortly.")
+    expected = row["credential_hash"]
+    if not pod.vouched and not (
+        pod.secret and expected and hmac.compare_digest(bytes(expected), token_hash(pod.secret))
+    ):
+        raise UnauthorizedError("The runner credential is not the one of the pod's namespace.")
+    if row["claim_id"] is not None and row["claim_id"] != claim_id:
+        raise ForbiddenError("This pod has claimed already; a pod claims once.")
+    return row
+
+
+def _handed_back(reason: str) -> tuple[Callable[[LockedRun, LockedAttempt], Change], str, protocol.Failure]:
+    """Return what closing an attempt for a pod that must stop comes to: decision, outcome, failure."""
+    failure = protocol.Failure(type=reason, message="The pod had to stop.", failure_class="infra")
+
+    def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+        return _change(after_release(_tally(run, attempt)), attempt, failure, keep_error=False)
+
+    return change, "Released", failure
 
 
 async def page_of_steps(connection: Connection, run_id: UUID, *, after: int) -> protocol.StepsPage:

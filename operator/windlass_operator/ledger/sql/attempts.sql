@@ -5,6 +5,10 @@ SELECT pod.id, pod.pod_key, pod.project_id, pod.claim_id, pod.state, pod.name, p
 -- name: use_pod
 UPDATE pod SET claim_id = %(claim_id)s WHERE id = %(pod_id)s;
 
+-- name: withdraw_pod
+-- The runner must stop: a claim of this pod that is still on its way finds the pod ended and takes nothing.
+UPDATE pod SET claim_id = %(claim_id)s, state = 'Ended' WHERE id = %(pod_id)s;
+
 -- name: claim_runs
 -- Take up to :n runs that may start. SKIP LOCKED: two claimers never wait for each other. The entry is deleted, not
 -- updated: the hot table stays small and its index never churns.

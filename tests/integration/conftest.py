@@ -1,0 +1,23 @@
+"""A control plane on a real ledger, and the runners' API in front of it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.api_server import serving
+from tests.support.world import World
+from windlass_operator.ledger.database import Database
+
+
+@pytest.fixture
+async def world(ledger_uri: str) -> AsyncIterator[World]:
+    database = Database(ledger_uri, size=12)
+    await database.open()
+    yield await World(database).start()
+    await database.close()
+
+
+@pytest.fixture
+async def url(world: World) -> AsyncIterator[str]:
+    async with serving(world) as address:
+        yield address
