@@ -1,5 +1,6 @@
 """The child: runs one attempt in a process and session of its own, with no credential but the attempt's token."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import msgspec
 from windlass import execution, protocol
 from windlass.errors import AttemptClosedError, LoadError
 from windlass.transport import HttpTransport
-from windlass_runner import exit_codes
+from windlass_runner import exit_codes, outcome
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,34 @@ class Child:
 def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
     """Run the attempt and leave the process. Never returns, so nothing of the parent's stack runs twice."""
     code = 70
+    us = os.getpid()
     try:
         os.setsid()  # a group of its own: a timeout ends everything that the user's code started
         os.dup2(child.stdout, 1)
         os.dup2(child.stderr, 2)
+        for descriptor in (child.stdout, child.stderr):
+            os.close(descriptor)  # user code that closes its output closes it
         sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        finished = _run(child.attempt, problem)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        _write(child.result, msgspec.json.encode([finished.complete, finished.fail]))
+        try:
+            finished = _run(child.attempt, problem)
+        except AttemptClosedError:
+            finished = execution.Finished()
+        if os.getpid() != us:
+            os._exit(0)  # user code forked, and the copy came back from the task too: it has nothing to report
+        _flush()
+        _write(child.result, outcome.encode(finished.complete, finished.fail))
         code = exit_codes.DONE if finished.complete else exit_codes.USER_FAILURE
-    except AttemptClosedError:
-        code = exit_codes.LEASE_LOST
     finally:
         os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # user code may have closed or replaced it
+            stream.flush()
 
 
 def _run(attempt: protocol.ClaimedAttempt, problem: protocol.Failure | None) -> execution.Finished:

@@ -9,6 +9,6 @@ USER_FAILURE: Final = 1
 LEASE_LOST: Final = 3
 """The attempt was closed by somebody else; the child was ended and nothing more was written."""
 API_UNREACHABLE: Final = 4
-"""The API could not be reached, or refused this pod, before anything was claimed."""
+"""The API refused this pod, or could not be reached for as long as the runner waits."""
 NOTHING_TO_CLAIM: Final = 5
 """Nothing came within the wait: nobody's attempt."""

@@ -16,14 +16,19 @@ from typing import Any, Final
 import msgspec
 
 from windlass import protocol
-from windlass_runner import exit_codes
+from windlass_runner import exit_codes, memory, outcome
 from windlass_runner.api import ApiClient, Refused, Unreachable
 from windlass_runner.config import Config
-from windlass_runner.heartbeats import Heartbeats, memory_of_group, oom_kills
+from windlass_runner.heartbeats import Heartbeats
 from windlass_runner.logs import Lines, LogSender, Redactor
 from windlass_runner.zygote_process import Zygote
 
+_STREAMS: Final[tuple[protocol.LogStream, ...]] = ("stdout", "stderr")
 _FLUSH: Final = 5.0
+_LINGER: Final = 1.0
+"""Seconds after the child's end that its output is waited for: who holds a pipe longer has left its group."""
+_MOST_LEFT: Final = 1 << 20
+"""Bytes of each pipe that are read after that."""
 
 
 class Supervisor:
@@ -55,75 +60,124 @@ class Supervisor:
         self._stopping = stopping
         self._answers: deque[protocol.BeatAnswer] = deque()
         credential, _ = config.credential()
-        self._logs = LogSender(config.url, attempt.token, Redactor([*config.secrets, attempt.token, credential]))
+        self._redact = Redactor([*config.secrets, attempt.token, credential])
+        self._logs = LogSender(config.url, attempt.token, self._redact)
         self._selector = selectors.DefaultSelector()
         self._streams: dict[int, tuple[protocol.LogStream, Lines]] = {}
+        self._waited_for: set[int] = set()
         self._result = b""
+        self._result_fd = -1
         self._pid: int | None = None
         self._exit: int | None = None
         self._why: str | None = None
         self._kill_at: float | None = None
-        self._oom_before = oom_kills()
+        self._over_at = float("inf")
+        self._before = memory.container()
+        self._used: int | None = None
         self._zygote_gone = False
 
     def run(self) -> int:
         """Run the attempt to its end and return the runner's exit code."""
-        self._start()
+        # Before the start, which may wait for a zygote that is still importing: the first lease is short.
         heartbeats = Heartbeats(self._config.url, self._attempt, self._heard, self._memory)
         try:
+            self._start()
             while not self._over():
                 for key, _ in self._selector.select(self._until_next_timer()):
                     self._ready(key.fd)
                 self._check_timers()
+            self._read_what_is_left()
         finally:
             heartbeats.stop()
         return self._report()
 
     def _start(self) -> None:
-        pipes = [os.pipe() for _ in range(3)]
-        body = msgspec.json.encode(self._attempt)
-        self._zygote.start(body, [write for _, write in pipes])
-        for _, write in pipes:
-            os.close(write)
-        streams: tuple[protocol.LogStream, ...] = ("stdout", "stderr")
-        for (read, _), stream in zip(pipes, streams, strict=False):
-            self._streams[read] = (stream, Lines())
-            self._selector.register(read, selectors.EVENT_READ)
-        self._result_fd = pipes[2][0]
+        for read, stream in zip(self._zygote.outputs, _STREAMS, strict=True):
+            self._add_stream(read, stream)
+        self._result_fd = self._open_pipes(msgspec.json.encode(self._attempt), 3)[2]
         self._selector.register(self._result_fd, selectors.EVENT_READ)
+
+    def _open_pipes(self, body: bytes, count: int) -> list[int]:
+        """Start the code with the write ends of ``count`` pipes, output and errors first; return the read ends."""
+        pipes = [os.pipe() for _ in range(count)]
+        self._zygote.start(body, [write for _, write in pipes])
+        for read, write in pipes:
+            os.set_blocking(read, False)
+            os.close(write)
+        for (read, _), stream in zip(pipes, _STREAMS, strict=False):
+            self._add_stream(read, stream)
+            self._waited_for.add(read)
         self._selector.register(self._zygote.socket, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
+        return [read for read, _ in pipes]
+
+    def _add_stream(self, read: int, stream: protocol.LogStream) -> None:
+        os.set_blocking(read, False)
+        self._streams[read] = (stream, Lines())
+        self._selector.register(read, selectors.EVENT_READ)
 
     def _over(self) -> bool:
         """Ended: the child is gone and its pipes are read, or what keeps them open is nobody we wait for."""
-        return self._zygote_gone or (self._exit is not None and not self._streams) or self._why == "closed"
+        if self._zygote_gone or self._why == "closed":
+            return True
+        return self._exit is not None and (not self._waited_for or time.monotonic() >= self._over_at)
 
     def _ready(self, descriptor: int) -> None:
-        if descriptor in self._streams:
-            self._read_stream(descriptor)
-        elif descriptor == self._result_fd:
-            chunk = os.read(descriptor, 1 << 16)
-            self._result += chunk
-            if not chunk:
-                self._selector.unregister(descriptor)
-                os.close(descriptor)
-                self._result_fd = -1
-        elif descriptor == self._wake_read:
-            os.read(descriptor, 1024)
-            while self._answers:
-                self._obey(self._answers.popleft())
-        else:
-            self._read_zygote()
+        with contextlib.suppress(BlockingIOError):
+            if descriptor in self._streams:
+                self._read_stream(descriptor)
+            elif descriptor == self._result_fd:
+                self._read_result()
+            elif descriptor == self._wake_read:
+                os.read(descriptor, 1024)
+                while self._answers:
+                    self._obey(self._answers.popleft())
+            else:
+                self._read_zygote()
 
-    def _read_stream(self, descriptor: int) -> None:
+    def _read_stream(self, descriptor: int) -> int:
+        """Read once; returns how many bytes, 0 at the end of the stream."""
         stream, lines = self._streams[descriptor]
         chunk = os.read(descriptor, 1 << 16)
         for line in lines.feed(chunk) if chunk else lines.end():
-            self._logs.add(stream, line)
+            self._line(stream, line)
         if not chunk:
             del self._streams[descriptor]
-            self._selector.unregister(descriptor)
-            os.close(descriptor)
+            self._waited_for.discard(descriptor)
+            self._forget(descriptor)
+        return len(chunk)
+
+    def _line(self, stream: protocol.LogStream, text: str) -> None:
+        self._logs.add(stream, text)
+
+    def _read_result(self) -> int:
+        chunk = os.read(self._result_fd, 1 << 16)
+        self._result += chunk
+        if not chunk or len(self._result) > outcome.MOST_RESULT:
+            self._forget(self._result_fd)
+            self._result_fd = -1
+            return 0
+        return len(chunk)
+
+    def _forget(self, descriptor: int) -> None:
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+
+    def _read_what_is_left(self) -> None:
+        """Read what the pipes hold, without waiting: the child is gone, or we end it."""
+        self._signal(signal.SIGKILL)
+        with contextlib.suppress(BlockingIOError):
+            while self._result_fd >= 0 and self._read_result():
+                pass
+        for descriptor in list(self._streams):
+            left = _MOST_LEFT
+            with contextlib.suppress(BlockingIOError):
+                while left > 0 and (size := self._read_stream(descriptor)):
+                    left -= size
+            if descriptor in self._streams:
+                stream, lines = self._streams[descriptor]
+                for line in lines.end():
+                    self._line(stream, line)
 
     def _read_zygote(self) -> None:
         messages = self._zygote.read()
@@ -131,12 +185,16 @@ class Supervisor:
             self._zygote_gone = True
             return
         for message in messages:
-            if "pid" in message:
-                self._pid = message["pid"]
-            elif "exit" in message:
-                self._exit = message["exit"]
-                # Whatever the user's code left behind keeps the pipes open; it ends with its run.
-                self._signal(signal.SIGKILL)
+            self._told(message)
+
+    def _told(self, message: dict[str, Any]) -> None:
+        if "pid" in message:
+            self._pid = message["pid"]
+        elif "exit" in message:
+            self._exit = message["exit"]
+            self._over_at = time.monotonic() + _LINGER
+            # Whatever the user's code left behind keeps the pipes open; it ends with its run.
+            self._signal(signal.SIGKILL)
 
     def _heard(self, answer: protocol.BeatAnswer) -> None:
         self._answers.append(answer)
@@ -149,11 +207,16 @@ class Supervisor:
             self._signal(signal.SIGKILL)
         elif answer.cancel and self._why is None:
             self._why = "cancelled"
-            self._signal(signal.SIGUSR1, group=False)
+            self._ask_to_stop()
             self._kill_at = time.monotonic() + self._attempt.grace_ms / 1000
+
+    def _ask_to_stop(self) -> None:
+        self._signal(signal.SIGUSR1, group=False)
 
     def _check_timers(self) -> None:
         now = time.monotonic()
+        if self._exit is not None:
+            return
         if self._why is None:
             ran = (now - self._claimed_at) * 1000
             if self._attempt.timeout_ms is not None and ran >= self._attempt.timeout_ms:
@@ -162,7 +225,7 @@ class Supervisor:
                 self._end("attempt", now)
         if self._stopping and self._kill_at is None and self._why is None:
             self._kill_at = self._stopping[0] + self._config.grace
-        if self._kill_at is not None and now >= self._kill_at and self._exit is None:
+        if self._kill_at is not None and now >= self._kill_at:
             self._why = self._why or "released"
             self._signal(signal.SIGKILL)
             self._kill_at = now + 1
@@ -174,31 +237,37 @@ class Supervisor:
 
     def _until_next_timer(self) -> float:
         ends = [self._kill_at] if self._kill_at is not None else []
-        if self._why is None:
+        if self._exit is not None:
+            ends = [self._over_at]
+        elif self._why is None:
             limits = (self._attempt.timeout_ms, self._attempt.attempt_timeout_ms)
             ends += [self._claimed_at + limit / 1000 for limit in limits if limit is not None]
         return min(60.0, max(0.0, min(ends) - time.monotonic())) if ends else 60.0
 
     def _signal(self, number: signal.Signals, *, group: bool = True) -> None:
         if self._pid is None:
+            self._zygote.kill()  # it is importing, and what it imports may never end: there is nothing to ask
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             (os.killpg if group else os.kill)(self._pid, number)
 
     def _memory(self) -> int | None:
-        return None if self._pid is None else memory_of_group(self._pid)
+        self._used = (None if self._pid is None else memory.of_session(self._pid)) or self._used
+        return self._used
 
     def _report(self) -> int:
         """Tell the API what came of the attempt."""
-        if self._why == "closed" or (
-            self._exit is not None and os.waitstatus_to_exitcode(self._exit) == exit_codes.LEASE_LOST
-        ):
-            self._logs.flush(_FLUSH)
-            return exit_codes.LEASE_LOST
-        path, message = self._outcome()
+        if self._why == "closed":
+            return self._lease_lost()
+        found = self._outcome()
+        if found is None:
+            return self._lease_lost()
+        path, message = found
         self._logs.flush(_FLUSH)
         try:
-            ApiClient(self._config.url).call(path, message, token=self._attempt.token, patience=self._config.report_patience)
+            ApiClient(self._config.url).call(
+                path, message, token=self._attempt.token, patience=self._config.report_patience
+            )
         except Refused as refused:
             if refused.code != protocol.AttemptClosed:
                 raise
@@ -207,44 +276,37 @@ class Supervisor:
             return exit_codes.API_UNREACHABLE
         return exit_codes.USER_FAILURE if path == "/fail" else exit_codes.DONE
 
-    def _outcome(self) -> tuple[str, Any]:
-        while self._result_fd >= 0:  # the child is gone: what it wrote is in the pipe
-            self._ready(self._result_fd)
-        if self._result:
-            complete, fail = msgspec.json.decode(
-                self._result, type=tuple[protocol.CompleteRequest | None, protocol.FailRequest | None]
-            )
-            if complete is not None:
-                return "/complete", complete
-            if fail is not None and self._why not in ("run", "attempt"):
-                return "/fail", fail
-        if self._why == "released" or self._zygote_gone:
-            return "/release", protocol.ReleaseRequest(reason="PodTerminated")
+    def _lease_lost(self) -> int:
+        self._logs.flush(_FLUSH)
+        return exit_codes.LEASE_LOST
+
+    def _outcome(self) -> tuple[str, Any] | None:
+        """Return the report; None when the child was told that its attempt is closed."""
+        result = outcome.decode(self._result)
+        if result == (None, None):
+            return None
+        complete, fail = result or (None, None)
+        if complete is not None:
+            return "/complete", complete
+        if fail is not None and self._why not in ("run", "attempt"):
+            return "/fail", fail
+        return self._ended_by_us() or ("/fail", protocol.FailRequest(failure=self._crash()))
+
+    def _ended_by_us(self) -> tuple[str, Any] | None:
+        """Return the report of an attempt that we ended, None for one that ended by itself."""
         if self._why == "cancelled":
-            failure = protocol.Failure(type="Cancelled", message="The code did not end within the grace period.")
-            return "/fail", protocol.FailRequest(failure=failure, cancelled=True)
+            return "/fail", protocol.FailRequest(failure=outcome.not_within_grace(), cancelled=True)
         if self._why in ("run", "attempt"):
             limit = self._attempt.timeout_ms if self._why == "run" else self._attempt.attempt_timeout_ms
-            failure = protocol.Failure(
-                type="TimedOut",
-                message=f"The {self._why} used its {limit} ms.",
-                failure_class="timeout",
-                reason="TimedOut",
-            )
-            timed_out: Any = self._why
-            return "/fail", protocol.FailRequest(failure=failure, timed_out=timed_out)
-        return "/fail", protocol.FailRequest(failure=self._crash())
+            which: Any = self._why
+            return "/fail", protocol.FailRequest(failure=outcome.timed_out(which, limit), timed_out=which)
+        if self._why == "released" or (self._zygote_gone and self._stopping):
+            return "/release", protocol.ReleaseRequest(reason="PodTerminated")
+        return None
 
     def _crash(self) -> protocol.Failure:
-        code = os.waitstatus_to_exitcode(self._exit) if self._exit is not None else 0
-        if code == -signal.SIGKILL and oom_kills() > self._oom_before:
-            message = (
-                "The code used more memory than spec.resources.limits.memory allows. Raise the limit, or use less."
-            )
-            return protocol.Failure(type="OutOfMemory", message=message, reason="OutOfMemory")
-        if code < 0:
-            name = signal.Signals(-code).name
-            return protocol.Failure(type="ChildCrashed", message=f"The code's process was ended by {name}.")
-        return protocol.Failure(
-            type="ChildCrashed", message=f"The code's process ended with exit code {code} and no result."
-        )
+        after = memory.container()
+        if self._exit is None:
+            code, imported = self._zygote.wait(), self._zygote.ready
+            return outcome.zygote_died(code, self._before, after, self._used, imported=imported)
+        return outcome.crash(os.waitstatus_to_exitcode(self._exit), self._before, after, self._used)

@@ -7,6 +7,7 @@ Talks with process 1 over a socket (file descriptor 3), one JSON message each wa
 - out: ``{"ready": true}``, ``{"pid": …}``, ``{"exit": wait status, "maxrss": KiB}``
 """
 
+import contextlib
 import gc
 import os
 import socket
@@ -25,6 +26,7 @@ from windlass_runner.zygote_channel import SOCKET
 def main() -> None:
     """Serve attempts until process 1 closes the socket."""
     channel = socket.socket(fileno=SOCKET)
+    channel.set_inheritable(False)  # its end tells process 1 of ours: nobody else may hold it open
     request = _receive(channel)
     problem: protocol.Failure | None = None
     if request is None:
@@ -35,13 +37,14 @@ def main() -> None:
             execution.preload(module)
         except LoadError as error:
             problem = error.failure
+    _flush()  # or each child would inherit what the module printed, and print it again
     gc.collect()
     gc.freeze()  # a child's garbage collection must not copy the pages that it shares with us
     _send(channel, {"ready": True})
     while (request := _receive(channel)) is not None:
         body, descriptors = request
         attempt = msgspec.json.decode(body, type=protocol.ClaimedAttempt)
-        pid = _start(attempt, body, descriptors, problem)
+        pid = _start(channel, attempt, body, descriptors, problem)
         for descriptor in descriptors:
             os.close(descriptor)
         _send(channel, {"pid": pid})
@@ -49,13 +52,24 @@ def main() -> None:
         _send(channel, {"exit": status, "maxrss": usage.ru_maxrss})
 
 
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # whatever the module has put there
+            stream.flush()
+
+
 def _start(
-    attempt: protocol.ClaimedAttempt, body: bytes, descriptors: list[int], problem: protocol.Failure | None
+    channel: socket.socket,
+    attempt: protocol.ClaimedAttempt,
+    body: bytes,
+    descriptors: list[int],
+    problem: protocol.Failure | None,
 ) -> int:
     if threading.active_count() > 1:
         return _spawn(body, descriptors)
     pid = os.fork()
     if pid == 0:
+        channel.close()
         gc.unfreeze()
         run_child(Child(attempt, *descriptors), problem)
     return pid
@@ -63,15 +77,19 @@ def _start(
 
 def _spawn(body: bytes, descriptors: list[int]) -> int:
     """Start a fresh interpreter: a fork would copy the locks of the module's threads and not the threads."""
+    import fcntl
+
     note = "windlass: the module starts threads when it is imported, so each attempt runs in a fresh interpreter.\n"
     os.write(descriptors[1], note.encode())
     read, write = os.pipe()
     command = [sys.executable, "-c", "from windlass_runner.child import main; main()"]
-    actions = [(os.POSIX_SPAWN_DUP2, read, 10)]
-    actions += [(os.POSIX_SPAWN_DUP2, descriptor, 11 + n) for n, descriptor in enumerate(descriptors)]
+    # Copies above the numbers that they get: the module may have files open, and one move must not overwrite the next.
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20) for descriptor in (read, *descriptors)]
+    actions = [(os.POSIX_SPAWN_DUP2, copy, 10 + n) for n, copy in enumerate(copies)]
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
-    os.close(read)
-    with os.fdopen(write, "wb") as pipe:
+    for descriptor in (read, *copies):
+        os.close(descriptor)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "wb") as pipe:
         pipe.write(body)
     return pid
 

@@ -116,13 +116,18 @@ def _permanent(reason: str, message: str) -> protocol.Failure:
     return protocol.Failure(type=reason, message=message, failure_class="permanent", reason=reason)
 
 
+_cancel_early = False
+
+
 def request_cancel() -> None:
     """Ask the running task to stop. Safe in a signal handler.
 
     Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code :class:`RunCancelled` at its next step.
     """
+    global _cancel_early  # noqa: PLW0603 - one process, one attempt
     attempt = active()
     if attempt is None:
+        _cancel_early = True  # the code is still being loaded
         return
     attempt.run._cancelled.set()  # noqa: SLF001 - user code reads it through the property
     if attempt.loop is not None and attempt.main_task is not None:
@@ -149,6 +154,8 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
     activated = Active(run, checkpoints)
     activate(activated)
     token = branches.enter(branches.Branch())
+    if _cancel_early:
+        request_cancel()
     try:
         args, kwargs = _arguments(task, attempt, transport)
         value = _call_async(activated, task, args, kwargs) if task.is_async else task.function(*args, **kwargs)
@@ -172,6 +179,8 @@ def _call_async(activated: Active, task: Task[Any, Any], args: list[Any], kwargs
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         activated.loop, activated.main_task = loop, asyncio.current_task()
+        if activated.run.cancelled:  # before there was a task to cancel
+            activated.main_task.cancel()
         loop.set_task_factory(branches.task_factory)
         return await task.function(*args, **kwargs)
 

@@ -1,6 +1,7 @@
 """How a running attempt reaches the API: one kept connection, every call idempotent, outages waited out."""
 
 import hashlib
+import os
 import random
 import threading
 import time
@@ -13,7 +14,7 @@ import msgspec
 
 from windlass import protocol
 from windlass.connection import Connection
-from windlass.errors import AttemptClosedError, ProtocolError
+from windlass.errors import AttemptClosedError, ProtocolError, StepError
 
 M = TypeVar("M")
 
@@ -58,6 +59,7 @@ class HttpTransport:
         self._patience = give_up_after.total_seconds()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._process = os.getpid()
 
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         """Save steps.
@@ -84,6 +86,11 @@ class HttpTransport:
         return self._call("GET", f"/blobs/{ref.sha256}", None)
 
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
+        if os.getpid() != self._process:
+            raise StepError(
+                "This process is a forked copy of the run's own: it has no connection and no place in the run. "
+                "Call steps in the process that runs the task."
+            )
         until = time.monotonic() + self._patience
         failures = 0
         with self._lock:

@@ -5,8 +5,11 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
+
+import pytest
 
 from tests.support.eventually import eventually
 from tests.support.world import World, a_task
@@ -77,3 +80,8 @@ async def logs_of(world: World, run_id: UUID) -> list[str]:
 async def said(world: World, run_id: UUID, line: str) -> None:
     """Wait until a run has printed a line."""
     await eventually(lambda: logs_of(world, run_id), lambda lines: line in lines)
+
+
+def beat_often(monkeypatch: pytest.MonkeyPatch, milliseconds: int = 50) -> None:
+    """Let runners that claim from now on send heartbeats often."""
+    monkeypatch.setattr("windlass_operator.config.HEARTBEAT", timedelta(milliseconds=milliseconds))
