@@ -19,6 +19,7 @@ locks: ## Make the hash-pinned requirements again from the pyproject files.
 	$(COMPILE) operator/pyproject.toml -c requirements/dev.txt -o requirements/operator.txt
 	$(COMPILE) runner-image/pyproject.toml -c requirements/dev.txt -o requirements/runner.txt
 	$(COMPILE) --extra cli --resolution lowest-direct sdk/pyproject.toml -o requirements/sdk-lowest.txt
+	$(COMPILE) requirements/sdk-lowest-tests.in -c requirements/dev.txt -o requirements/sdk-lowest-tests.txt
 
 $(VENV)/.made: requirements/uv.txt requirements/dev.txt sdk/pyproject.toml operator/pyproject.toml runner-image/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Windlass needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=/path/to/python3.11.")'
@@ -51,6 +52,29 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: unit
 unit: setup ## Rules, models, SDK and runner parts: no services.
 	$(PYTEST) tests/unit
+
+# Only Python 3.11 has wheels of all the oldest versions. Where there is none, `make test` says so and goes on.
+LOWEST := .venv-sdk-lowest
+LOWEST_PYTHON ?= $(shell for p in python3.11 $(PYTHON); do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
+LOWEST_LOCKS := requirements/sdk-lowest.txt requirements/sdk-lowest-tests.txt
+
+$(LOWEST)/.made: $(LOWEST_LOCKS) | setup
+	rm -rf $(LOWEST)
+	$(BIN)/uv venv -q --python $(LOWEST_PYTHON) $(LOWEST)
+	$(BIN)/uv pip install -q --python $(LOWEST)/bin/python --require-hashes $(addprefix -r ,$(LOWEST_LOCKS))
+	@touch $@
+
+.PHONY: sdk-lowest
+ifeq ($(LOWEST_PYTHON),)
+sdk-lowest: ## The SDK alone, as a wheel, with the lowest versions it declares.
+	@echo "sdk-lowest: NOT RUN. It needs Python 3.11, and there is none. Set LOWEST_PYTHON=/path/to/python3.11."
+else
+sdk-lowest: setup $(LOWEST)/.made
+	@rm -rf $(LOWEST)/dist && cd sdk && { said=$$(../$(BIN)/python -m hatchling build -t wheel -d ../$(LOWEST)/dist 2>&1) || { echo "$$said"; exit 1; }; }
+	@$(BIN)/uv pip install -q --python $(LOWEST)/bin/python --no-deps --reinstall $(LOWEST)/dist/*.whl
+	@$(LOWEST)/bin/python -c 'import importlib.util as u, sys; found = [n for n in ("windlass_operator", "windlass_runner", "kubernetes") if u.find_spec(n)]; sys.exit(f"{found} must not be here" if found else 0)'
+	$(LOWEST)/bin/python -m pytest tests/unit/sdk --confcutdir=tests/unit/sdk
+endif
 
 .PHONY: ledger
 ledger: setup postgres ## SQL and races on a real PostgreSQL.
@@ -92,8 +116,8 @@ e2e: setup images ## What users do, on a real cluster.
 	$(PYTEST) e2e/scenarios --timeout 300
 
 .PHONY: test
-test: ## Everything: lint, types, unit, ledger, integration, e2e.
-	@start=$$SECONDS; for target in setup lint types verify cluster-up unit ledger integration e2e; do \
+test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, e2e.
+	@start=$$SECONDS; for target in setup lint types verify cluster-up unit sdk-lowest ledger integration e2e; do \
 	  echo "▸ make $$target"; $(MAKE) --no-print-directory $$target || exit 1; done; \
 	  echo "all green in $$((SECONDS - start)) s"
 
