@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from windlass import protocol
+from windlass.errors import ValueTooLargeError
 from windlass.transport import Transport
 
 ANNOUNCE_AFTER: Final = 0.2
@@ -38,6 +39,29 @@ class Running:
         )
 
 
+class _Queued:
+    """A step that asynchronous code has ended: on its way to the ledger."""
+
+    def __init__(self, step: protocol.Step, result: bytes | None) -> None:
+        self.step = step
+        self.result = result
+        self.future: Future[None] = Future()
+        self._awaited = True
+
+    def take(self) -> None:
+        """Nobody can cancel the future from here on. Whose waiter was cancelled before is saved all the same."""
+        self._awaited = self.future.set_running_or_notify_cancel()
+
+    def settle(self, problem: BaseException | None) -> None:
+        """Tell whoever waits."""
+        if not self._awaited:
+            return
+        if problem is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(problem)
+
+
 class Checkpoints:
     """History and its growth.
 
@@ -52,7 +76,7 @@ class Checkpoints:
         self._next = attempt.next_steps
         self._sending = threading.Lock()
         self._wake = threading.Condition()
-        self._queue: list[tuple[protocol.Step, bytes, Future[None]]] = []
+        self._queue: list[_Queued] = []
         self._open: dict[str, Running] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -82,20 +106,30 @@ class Checkpoints:
             self._start_thread()  # looks by itself: to wake it for each step would cost two switches of threads
 
     def finish(self, running: Running, result: bytes) -> None:
-        """Save a result from synchronous code; it is durable when this returns."""
-        step = self._finished(running, result)
+        """Save a result from synchronous code; it is durable when this returns.
+
+        Raises:
+            ValueTooLargeError: Nothing keeps so large a result; the step has failed.
+        """
+        with self._wake:
+            self._open.pop(running.key, None)
+        step = running.as_step("succeeded")
+        problem = self._attach(step, result)
         with self._sending:
             self._transport.save_steps([step])
+        if problem is not None:
+            raise problem
         self._saved[step.key] = step
 
     def finish_soon(self, running: Running, result: bytes) -> "Future[None]":
-        """Save a result from asynchronous code; it is durable when the future is done."""
-        future: Future[None] = Future()
-        with self._wake:
-            self._open.pop(running.key, None)
-            self._queue.append((running.as_step("succeeded"), result, future))
-            self._wake.notify()
-        return future
+        """Save a result from asynchronous code; it is durable when the future is done. Errors are those of finish."""
+        return self._enqueue(running, _Queued(running.as_step("succeeded"), result))
+
+    def fail_soon(self, running: Running, failure: protocol.Failure) -> None:
+        """Record that a step was cancelled, by code that may not wait."""
+        step = running.as_step("failed")
+        step.error = failure
+        self._enqueue(running, _Queued(step, None))
 
     def fail(self, running: Running, failure: protocol.Failure) -> None:
         """Record that a step's body failed. It runs again with the next attempt."""
@@ -114,18 +148,28 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
 
-    def _finished(self, running: Running, result: bytes) -> protocol.Step:
+    def _enqueue(self, running: Running, queued: _Queued) -> "Future[None]":
         with self._wake:
             self._open.pop(running.key, None)
-        return self._with_value(running.as_step("succeeded"), result)
+            self._queue.append(queued)
+            self._start_thread()
+            self._wake.notify()
+        return queued.future
 
-    def _with_value(self, step: protocol.Step, result: bytes) -> protocol.Step:
+    def _attach(self, step: protocol.Step, result: bytes) -> ValueTooLargeError | None:
+        """Give a step its value. One that nothing keeps makes it a failed step, and is returned as the error."""
         if len(result) <= protocol.INLINE_LIMIT:
             step.result = msgspec.Raw(result)
-        else:
+            return None
+        try:
             # Uploaded before the step that names it: a crash between the two leaves an orphan, no dangling reference.
             step.result_ref = self._transport.put_blob(result)
-        return step
+        except ValueTooLargeError as error:
+            problem = ValueTooLargeError(f"The result of step {step.key!r} cannot be saved: {error}")
+            step.state = "failed"
+            step.error = protocol.Failure(type="ResultTooLarge", message=str(problem), failure_class="permanent")
+            return problem
+        return None
 
     def _start_thread(self) -> None:
         if self._thread is None:
@@ -140,28 +184,29 @@ class Checkpoints:
                 queue, self._queue = self._queue, []
                 if self._closed and not queue:
                     return
+            for queued in queue:
+                queued.take()
             self._send(queue)
 
-    def _send(self, queue: list[tuple[protocol.Step, bytes, Future[None]]]) -> None:
+    def _send(self, queue: list[_Queued]) -> None:
+        problems: list[BaseException | None]
         with self._sending:
             with self._wake:  # decided under both locks: a finish that waits for us is sent after, never before
                 due = self._due()
+            for running in due:
+                running.announced = True
             try:
-                steps = [self._with_value(step, result) for step, result, _ in queue]
-                steps += [running.as_step("running") for running in due]
+                # One value that is too large is its own step's problem and nobody else's.
+                problems = [None if q.result is None else self._attach(q.step, q.result) for q in queue]
+                steps = [q.step for q in queue] + [running.as_step("running") for running in due]
                 if steps:
                     self._transport.save_steps(steps)
             except BaseException as error:  # AttemptClosedError included: it belongs to whoever waits
-                for running in due:
-                    running.announced = True
-                for _, _, future in queue:
-                    future.set_exception(error)
-                return
-        for running in due:
-            running.announced = True
-        for step, _, future in queue:
-            self._saved[step.key] = step
-            future.set_result(None)
+                problems = [error] * len(queue)
+        for queued, problem in zip(queue, problems, strict=True):
+            if problem is None and queued.step.state == "succeeded":
+                self._saved[queued.step.key] = queued.step
+            queued.settle(problem)
 
     def _due(self) -> list[Running]:
         now = time.monotonic()

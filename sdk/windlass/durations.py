@@ -36,7 +36,7 @@ def parse_duration(text: str | timedelta) -> timedelta:
     """
     if isinstance(text, timedelta):
         return text
-    if not isinstance(text, str) or len(text) > 64 or not _WHOLE.match(text):
+    if not isinstance(text, str) or len(text) > 64 or not _WHOLE.fullmatch(text):
         raise InvalidDurationError(str(text))
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
     if seconds > _LIMIT.total_seconds():
@@ -58,3 +58,20 @@ def format_duration(duration: timedelta) -> str:
             small = rest // small_size
             return f"{count}{unit}{small}{small_unit}" if small else f"{count}{unit}"
     return f"{whole}s"
+
+
+def write_duration(duration: timedelta) -> str:
+    """Return ``duration`` in the same syntax, exact to the millisecond: what :func:`parse_duration` reads back.
+
+    Raises:
+        InvalidDurationError: It is negative or longer than ten years.
+    """
+    if not timedelta(0) <= duration <= _LIMIT:
+        raise InvalidDurationError(str(duration))
+    left = round(duration.total_seconds() * 1000)
+    parts = []
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from windlass.durations import parse_duration
 from windlass.protocol import Failure
 
 
@@ -19,15 +20,27 @@ class RetryAt(WindlassError):  # noqa: N818 - reads as an instruction: raise Ret
     Args:
         when: A duration (``"5m"`` or a timedelta), or an aware datetime.
         message: What the status shows.
+
+    Raises:
+        ValueError: ``when`` is not a duration, or a datetime without a time zone.
     """
 
     def __init__(self, when: str | timedelta | datetime, message: str = "") -> None:
+        if isinstance(when, datetime):
+            if when.tzinfo is None:
+                raise ValueError(f"RetryAt({when!r}) has no time zone: use datetime.now(UTC) and the like.")
+        else:
+            parse_duration(when)
         super().__init__(message or f"retry at {when}")
         self.when = when
 
 
 class SerializationError(WindlassError):
     """A value cannot become JSON that every reader accepts; the text names the place and the type."""
+
+
+class ValueTooLargeError(WindlassError):
+    """A result has more bytes than can be stored."""
 
 
 class StepError(WindlassError):
@@ -83,11 +96,12 @@ class ProtocolError(WindlassError):
 
     Attributes:
         code: Code of the answer.
+        message: Its text.
     """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
-        self.code = code
+        self.code, self.message = code, message
 
 
 class LoadError(WindlassError):

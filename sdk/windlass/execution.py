@@ -1,9 +1,11 @@
 """Running one attempt in its process: load the code, decode the payload, call the task, report what came of it."""
 
+import contextlib
 import importlib
 import inspect
 import linecache
 import sys
+import threading
 import traceback
 import types
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from windlass.errors import (
     RetryAt,
     RunCancelled,
     SerializationError,
+    ValueTooLargeError,
 )
 from windlass.serialization import EMPTY, annotations_of, decode, encode
 from windlass.steps import OURS, failure_of
@@ -107,16 +110,18 @@ def _load_error(error: BaseException, what: str) -> LoadError:
         if not f.filename.startswith(OURS) and "importlib" not in f.filename
     ]
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    failure = _permanent("EntrypointImportFailed", f"{where}{what}: {type(error).__name__}: {error}"[:4096])
+    failure = _permanent("EntrypointImportFailed", f"{where}{what}: {type(error).__name__}: {error}")
     failure.traceback = failure_of(error).traceback
     return LoadError(failure)
 
 
 def _permanent(reason: str, message: str) -> protocol.Failure:
+    message = message.encode(errors="replace").decode()[:4096]
     return protocol.Failure(type=reason, message=message, failure_class="permanent", reason=reason)
 
 
-_cancel_early = False
+_cancelled_early = threading.Event()
+"""Cancelled while the code was still being loaded: the attempt learns of it when it starts."""
 
 
 def request_cancel() -> None:
@@ -124,14 +129,14 @@ def request_cancel() -> None:
 
     Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code :class:`RunCancelled` at its next step.
     """
-    global _cancel_early  # noqa: PLW0603 - one process, one attempt
     attempt = active()
     if attempt is None:
-        _cancel_early = True  # the code is still being loaded
+        _cancelled_early.set()
         return
     attempt.run._cancelled.set()  # noqa: SLF001 - user code reads it through the property
     if attempt.loop is not None and attempt.main_task is not None:
-        attempt.loop.call_soon_threadsafe(attempt.main_task.cancel)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the code has just ended by itself
+            attempt.loop.call_soon_threadsafe(attempt.main_task.cancel)
 
 
 def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: Transport) -> Finished:
@@ -150,37 +155,51 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
         tags=tuple(attempt.tags),
         traceparent=attempt.traceparent,
     )
+    if _cancelled_early.is_set():
+        _cancelled_early.clear()
+        run._cancelled.set()  # noqa: SLF001 - as in request_cancel
     checkpoints = Checkpoints(attempt, transport)
     activated = Active(run, checkpoints)
     activate(activated)
     token = branches.enter(branches.Branch())
-    if _cancel_early:
-        request_cancel()
     try:
         args, kwargs = _arguments(task, attempt, transport)
-        value = _call_async(activated, task, args, kwargs) if task.is_async else task.function(*args, **kwargs)
-        data = encode(value, what="result")
-        checkpoints.close()
-        if len(data) <= protocol.INLINE_LIMIT:
-            return Finished(complete=protocol.CompleteRequest(result=msgspec.Raw(data)))
-        return Finished(complete=protocol.CompleteRequest(result_ref=transport.put_blob(data)))
-    except AttemptClosedError:
-        raise
+        try:
+            value = _call(activated, task, args, kwargs)
+        finally:
+            checkpoints.close()  # what is finished is saved, whatever comes of the rest
+        return Finished(complete=_completed(encode(value, what="result"), transport))
     except BaseException as error:  # the edge between the user's code and us
-        return Finished(fail=_report(error, run))
+        decisive = _decisive(error)
+        if isinstance(decisive, AttemptClosedError):
+            raise decisive from None
+        return Finished(fail=_report(decisive, run))
     finally:
         branches.leave(token)
         activate(None)
 
 
-def _call_async(activated: Active, task: Task[Any, Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _completed(data: bytes, transport: Transport) -> protocol.CompleteRequest:
+    if len(data) <= protocol.INLINE_LIMIT:
+        return protocol.CompleteRequest(result=msgspec.Raw(data))
+    try:
+        return protocol.CompleteRequest(result_ref=transport.put_blob(data))
+    except ValueTooLargeError as error:
+        raise ValueTooLargeError(f"The result cannot be saved: {error}") from None
+
+
+def _call(activated: Active, task: Task[Any, Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    if activated.run.cancelled:
+        raise RunCancelled("The run was cancelled before its code started.")
+    if not task.is_async:
+        return task.function(*args, **kwargs)
     import asyncio
 
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         activated.loop, activated.main_task = loop, asyncio.current_task()
-        if activated.run.cancelled:  # before there was a task to cancel
-            activated.main_task.cancel()
+        if activated.run.cancelled:  # announced before there was a loop to tell
+            raise asyncio.CancelledError
         loop.set_task_factory(branches.task_factory)
         return await task.function(*args, **kwargs)
 
@@ -201,28 +220,57 @@ def _arguments(
 
 def _bind(task: Task[Any, Any], data: bytes) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments that a payload stands for: one parameter gets it whole, several get its fields."""
-    parameters = list(annotations_of(task.function)[0].parameters.values())
+    parameters = [p for p in annotations_of(task.function)[0].parameters.values() if p.kind is not p.VAR_POSITIONAL]
     if not parameters:
         return [], {}
-    if len(parameters) == 1:
+    rest = parameters.pop() if parameters[-1].kind is inspect.Parameter.VAR_KEYWORD else None
+    if len(parameters) == 1 and rest is None:
         only = parameters[0]
         if data == b"null" and only.default is not EMPTY:
             return [], {}
-        return [decode(data, only.annotation, what="payload")], {}
-    fields = decode(data, dict, what="payload")
+        value = decode(data, only.annotation, what="payload")
+        return ([], {only.name: value}) if only.kind is only.KEYWORD_ONLY else ([value], {})
+    fields = {} if data == b"null" else decode(data, dict, what="payload")
     known = {p.name: p for p in parameters}
-    missing = [n for n, p in known.items() if n not in fields and p.default is EMPTY]
-    unknown = [n for n in fields if n not in known]
-    if missing or unknown:
-        raise SerializationError(f"payload: missing {missing}, unknown {unknown}; {task.name} takes {list(known)}.")
+    missing = [repr(n) for n, p in known.items() if n not in fields and p.default is EMPTY]
+    unknown = [repr(n) for n in fields if n not in known and rest is None]
+    problems = [f"it has no {', '.join(missing)}"] * bool(missing)
+    problems += [f"nothing takes its {', '.join(unknown)}"] * bool(unknown)
+    if problems:
+        raise SerializationError(
+            f"payload: {' and '.join(problems)}; the parameters of {task.name} are {', '.join(known)}."
+        )
+
+    def annotation(name: str) -> Any:
+        return known[name].annotation if name in known else EMPTY
+
     return [], {
-        name: decode(encode(value, what="payload"), known[name].annotation, what=f"payload.{name}")
+        name: decode(encode(value, what="payload"), annotation(name), what=f"payload.{name}")
         for name, value in fields.items()
     }
 
 
 class _PayloadInvalidError(Exception):
     """The payload does not fit the task's parameters."""
+
+
+def _decisive(error: BaseException) -> BaseException:
+    """Return the one of a group's errors that decides what becomes of the run: a TaskGroup wraps even a lone error."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [_decisive(inner) for inner in error.exceptions]
+    for kind in (
+        AttemptClosedError,
+        RunCancelled,
+        DivergenceError,
+        PermanentError,
+        SerializationError,
+        ValueTooLargeError,
+    ):
+        found = next((leaf for leaf in leaves if isinstance(leaf, kind)), None)
+        if found is not None:
+            return found
+    return leaves[0] if len(leaves) == 1 else error
 
 
 def _report(error: BaseException, run: CurrentRun) -> protocol.FailRequest:
@@ -234,6 +282,8 @@ def _report(error: BaseException, run: CurrentRun) -> protocol.FailRequest:
         failure = _permanent("PayloadInvalid", str(error))
     elif isinstance(error, SerializationError):
         failure.failure_class, failure.reason = "permanent", "ResultNotSerializable"
+    elif isinstance(error, ValueTooLargeError):
+        failure.failure_class, failure.reason = "permanent", "ResultTooLarge"
     elif isinstance(error, DivergenceError):
         failure.failure_class, failure.reason = "permanent", "Divergence"
     elif isinstance(error, PermanentError):

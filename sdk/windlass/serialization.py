@@ -3,14 +3,13 @@
 import hashlib
 import inspect
 import json
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from windlass.errors import SerializationError
+from windlass.unserializable import explain, fields_of, find_problem, named
 
 EMPTY: Final = inspect.Parameter.empty
-_DEEPEST: Final = 500
 _PLAIN: Final[dict[Any, tuple[type, ...]]] = {
     str: (str,),
     int: (int,),
@@ -33,13 +32,22 @@ def encode(value: Any, *, what: str) -> bytes:
     Raises:
         SerializationError: It cannot be; the text names path and type.
     """
+    data = _encode_plain(value, what)
+    return _encode_rich(value, what) if data is None else data
+
+
+def _encode_plain(value: Any, what: str) -> bytes | None:
+    """Return the JSON of plain values, None for a value that needs pydantic."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:  # NaN, a cycle, a lone surrogate, too deep
-        raise _explain(value, what, error) from None
+        raise explain(value, what, error) from None
     except TypeError:
-        pass
-    problem = _find_problem(value, "", frozenset())
+        return None
+
+
+def _encode_rich(value: Any, what: str) -> bytes:
+    problem = find_problem(value)
     if problem is not None:
         raise SerializationError(f"The {what} cannot be saved: {problem}")
     from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -48,7 +56,7 @@ def encode(value: Any, *, what: str) -> bytes:
         plain = to_jsonable_python(value, inf_nan_mode="constants")
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (PydanticSerializationError, ValueError, RecursionError, TypeError) as error:
-        raise _explain(value, what, error) from None
+        raise explain(value, what, error) from None
 
 
 def decode(data: bytes, annotation: Any, *, what: str) -> Any:
@@ -64,16 +72,20 @@ def decode(data: bytes, annotation: Any, *, what: str) -> Any:
         value = json.loads(data)
         if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
             name = getattr(annotation, "__name__", str(annotation))
-            raise SerializationError(f"The {what} is {_named(value)}, and the code wants {name}.")
-        return value
+            raise SerializationError(f"{what}: the code wants {name}, and this is {named(value)}.")
+        return _as_float(cast("float", value), what) if annotation is float else value
     from pydantic import TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
 
     try:
         return TypeAdapter(annotation).validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
-        raise SerializationError(f"{what}{path}: {first['msg']}") from None
+        problems = error.errors(include_url=False, include_context=False)
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problems[0]["loc"])
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SerializationError(f"{what}{path}: {problems[0]['msg']}{more}") from None
+    except PydanticUserError:
+        raise SerializationError(f"{what}: no JSON can be read as the annotation {annotation!r} asks.") from None
 
 
 def hash_arguments(signature: inspect.Signature, step: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -81,13 +93,19 @@ def hash_arguments(signature: inspect.Signature, step: str, args: tuple[Any, ...
 
     Raises:
         SerializationError: An argument cannot become JSON; the text names it.
+        TypeError: The arguments do not fit the signature.
     """
-    bound = signature.bind(*args, **kwargs)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"Step {step!r} is called with other arguments than it takes: {error}") from None
     bound.apply_defaults()
     digest = hashlib.sha256()
     for name, value in bound.arguments.items():
-        data = encode(value, what=f"argument {name!r} of step {step!r}")
-        if isinstance(value, dict | set | frozenset) or b"{" in data:
+        what = f"argument {name!r} of step {step!r}"
+        # Sets have another order in each process: the next attempt would see other arguments.
+        data = _encode_plain(value, what) or _encode_rich(_with_sets_in_order(value, what), what)
+        if b"{" in data:
             data = json.dumps(json.loads(data), sort_keys=True, separators=(",", ":")).encode()
         digest.update(name.encode() + b"\0" + data + b"\0")
     return digest.hexdigest()[:16]
@@ -104,45 +122,23 @@ def annotations_of(function: Callable[..., Any]) -> tuple[inspect.Signature, Any
     return signature, signature.return_annotation
 
 
-def _explain(value: Any, what: str, error: BaseException) -> SerializationError:
-    problem = _find_problem(value, "", frozenset()) or str(error).splitlines()[0][:200]
-    return SerializationError(f"The {what} cannot be saved: {problem}")
+def _as_float(value: float, what: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise SerializationError(f"{what}: the number is too large for a float.") from None
 
 
-def _find_problem(value: Any, path: str, above: frozenset[int]) -> str | None:
-    """Return what is wrong with the first offending part, or None if nothing plain is."""
-    problem = _own_problem(value, path or "the value itself")
-    if problem is not None:
-        return problem
-    if id(value) in above:
-        return f"{path or 'the value itself'} contains itself."
-    if len(above) > _DEEPEST:
-        return f"{path[:80]}… is nested too deeply."
-    items: list[tuple[str, Any]] = []
-    if isinstance(value, Mapping):
-        items = [(f"{path}.{key}", item) for key, item in value.items()]
-    elif isinstance(value, list | tuple | set | frozenset):
-        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    inside = above | {id(value)}
-    return next((found for at, item in items if (found := _find_problem(item, at, inside)) is not None), None)
-
-
-def _own_problem(value: Any, where: str) -> str | None:
-    """Return what is wrong with the value itself, whatever it contains."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{where} is {value}, which JSON does not have."
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        return f"{where} has a lone surrogate, which UTF-8 cannot carry."
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"{where} is {_named(value)}. Encode it (base64), or store it yourself and pass its key."
-    if callable(value) or inspect.isgenerator(value) or inspect.iscoroutine(value):
-        return f"{where} is {_named(value)}, which is not data."
-    if type(value) is object:
-        return f"{where} is {_named(value)}."
-    return None
-
-
-def _named(value: Any) -> str:
-    kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"a value of type {name}"
+def _with_sets_in_order(value: Any, what: str) -> Any:
+    """Return ``value`` with each set in it as a list in one order; what has no set stays as it is."""
+    if isinstance(value, set | frozenset):
+        return sorted((_with_sets_in_order(item, what) for item in value), key=lambda item: encode(item, what=what))
+    ordered: Any
+    if isinstance(value, list | tuple):
+        ordered = [_with_sets_in_order(item, what) for item in value]
+        same = all(new is old for new, old in zip(ordered, value, strict=True))
+    else:
+        parts = value if isinstance(value, Mapping) else fields_of(value)
+        ordered = {key: _with_sets_in_order(item, what) for key, item in parts.items()}
+        same = all(ordered[key] is item for key, item in parts.items())
+    return value if same else ordered

@@ -4,7 +4,7 @@ import inspect
 import os
 import traceback
 from collections.abc import Awaitable, Callable
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from windlass import branches, protocol
@@ -36,7 +36,11 @@ class Step(Generic[P, R]):
         if not self.name or any(c in self.name for c in "/#\0") or len(self.name) > 200:
             raise TypeError(f"{self.name!r} cannot be a step's name: use 1 to 200 characters without '/' and '#'.")
         self.is_async = inspect.iscoroutinefunction(function)
-        self._signature, self._returns = annotations_of(function)
+
+    @cached_property
+    def _types(self) -> tuple[inspect.Signature, Any]:
+        """Looked up at the first call: an annotation may name a class that the module defines further down."""
+        return annotations_of(self.function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step, or return its saved result."""
@@ -65,7 +69,7 @@ class Step(Generic[P, R]):
                 f"Step {self.name!r} is called inside step {branch.inside_step!r}. Steps do not nest: "
                 f"call it from the task, or call {self.name}.function for the plain function."
             )
-        hashed = hash_arguments(self._signature, self.name, args, kwargs)
+        hashed = hash_arguments(self._types[0], self.name, args, kwargs)
         return Running(branch.key(self.name), self.name, hashed)
 
     def _saved(self, attempt: Active, running: Running) -> tuple[bool, Any]:
@@ -84,7 +88,7 @@ class Step(Generic[P, R]):
                     "every attempt; take times, random numbers and answers of other systems from a step."
                 )
             data = attempt.checkpoints.value_of(saved)
-            return True, decode(data, self._returns, what=f"saved result of step {running.key!r}")
+            return True, decode(data, self._types[1], what=f"saved result of step {running.key!r}")
         if attempt.run.cancelled:
             raise RunCancelled(f"The run was cancelled before step {running.key!r}.")
         return False, None
@@ -98,7 +102,7 @@ class Step(Generic[P, R]):
         try:
             result = self.function(*args, **kwargs)
             data = encode(result, what=f"result of step {running.key!r}")
-        except Exception as error:
+        except BaseException as error:  # sys.exit() included: the step is over
             attempt.checkpoints.fail(running, failure_of(error, running.key))
             raise
         finally:
@@ -120,6 +124,9 @@ class Step(Generic[P, R]):
         except Exception as error:
             await asyncio.to_thread(attempt.checkpoints.fail, running, failure_of(error, running.key))
             raise
+        except BaseException as error:  # cancelled, by a timeout for example: what is cancelled may not wait
+            attempt.checkpoints.fail_soon(running, failure_of(error, running.key))
+            raise
         finally:
             branches.leave(token)
         await asyncio.wrap_future(attempt.checkpoints.finish_soon(running, data))
@@ -128,11 +135,18 @@ class Step(Generic[P, R]):
 
 def failure_of(error: BaseException, step: str | None = None) -> protocol.Failure:
     """Return what the ledger keeps of an exception: without the frames of Windlass itself, at most 32 KiB."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(OURS)]
-    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
-    text = "".join(lines)[-32_768:].encode(errors="replace").decode()
+    told = traceback.TracebackException(type(error), error, error.__traceback__)
+    _leave_out_ours(told)
+    text = "".join(told.format()).encode(errors="replace")[-32_768:].decode(errors="ignore")
     message = (str(error) or type(error).__name__).encode(errors="replace").decode()[:4096]
     return protocol.Failure(type=type(error).__name__, message=message, traceback=text, step=step)
+
+
+def _leave_out_ours(told: traceback.TracebackException) -> None:
+    told.stack[:] = [frame for frame in told.stack if not frame.filename.startswith(OURS)]
+    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
+        if other is not None:
+            _leave_out_ours(other)
 
 
 @overload

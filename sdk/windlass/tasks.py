@@ -1,15 +1,19 @@
 """``@task``: a function that Windlass runs."""
 
 import inspect
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
+from windlass.durations import parse_duration
 from windlass.retry import Retry
 
 if TYPE_CHECKING:
     from windlass.client import RunHandle
+
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,10 +103,25 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
 
     Raises:
         TypeError: Not a function, or an unknown option.
+        ValueError: The name is none that a Task resource can have, or an option's value is wrong.
     """
     unknown = set(options) - {"retry", "timeout", "attempt_timeout"}
     if unknown:
         raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
+    if not isinstance(options.get("retry"), Retry | None):
+        raise TypeError(f"@task(retry={options['retry']!r}): write Retry(max_attempts=5), for example.")
+    for option in ("timeout", "attempt_timeout"):
+        if options.get(option) is not None and parse_duration(options[option]) <= timedelta(0):
+            raise ValueError(f"@task({option}={options[option]!r}): write more than nothing, such as '1h'.")
     if function is not None:
-        return Task(function, None, {})
-    return lambda wrapped: Task(wrapped, name, options)
+        return _named(Task(function, None, {}))
+    return lambda wrapped: _named(Task(wrapped, name, options))
+
+
+def _named(made: Task[P, R]) -> Task[P, R]:
+    if len(made.name) > 63 or not _NAME.fullmatch(made.name):
+        raise ValueError(
+            f"{made.name!r} cannot be the name of a Task resource: up to 63 of a-z, 0-9, '-' and '.', "
+            'beginning and ending with a letter or digit. Write @task(name="...").'
+        )
+    return made

@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -14,13 +14,15 @@ import msgspec
 
 from windlass import protocol
 from windlass.connection import Connection
-from windlass.errors import AttemptClosedError, ProtocolError, StepError
+from windlass.errors import AttemptClosedError, ProtocolError, ValueTooLargeError
 
 M = TypeVar("M")
 
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
+_FULL_BODY: Final = protocol.BODY_LIMIT // 2
+"""Bytes at which a request for many steps is closed and another begun; one more step always fits below the limit."""
 
 
 class Transport(Protocol):
@@ -47,14 +49,20 @@ class HttpTransport:
     """The transport of a real attempt. Safe for threads: calls wait for each other.
 
     Args:
-        url: Of the API.
+        url: Of the API, as its Service inside the cluster has it: ``http://``, with a path if it stands behind one.
         token: The attempt's.
         give_up_after: How long an outage is waited out before the call fails.
+
+    Raises:
+        ProtocolError: The address is none.
     """
 
     def __init__(self, url: str, token: str, *, give_up_after: timedelta = timedelta(hours=24)) -> None:
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "localhost", parts.port or 80
+        if parts.scheme != "http" or not parts.hostname:
+            raise ProtocolError("NotConfigured", f"WINDLASS_URL is {url!r}; it must begin with http://.")
+        self._host, self._port = parts.hostname, parts.port or 80
+        self._prefix = parts.path.rstrip("/") + protocol.PREFIX
         self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
         self._patience = give_up_after.total_seconds()
         self._lock = threading.Lock()
@@ -68,17 +76,31 @@ class HttpTransport:
             AttemptClosedError: Another attempt may be running.
             ProtocolError: The API refused them.
         """
-        body = msgspec.json.encode(protocol.SaveStepsRequest(steps=list(steps)))
-        self._call("POST", "/steps", body)
+        for body in _bodies(steps):
+            self._call("POST", "/steps", body)
 
     def load_steps(self, after: str) -> protocol.StepsPage:
         """Return finished steps after a cursor."""
         return msgspec.json.decode(self._call("GET", f"/steps?after={after}", None), type=protocol.StepsPage)
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
-        """Store a large value under its digest."""
+        """Store a large value under its digest.
+
+        Raises:
+            ValueTooLargeError: Nothing keeps so large a value, or the installation does not.
+        """
+        if len(data) > protocol.BLOB_LIMIT:
+            raise ValueTooLargeError(
+                f"The value has {len(data)} bytes, and {protocol.BLOB_LIMIT} is the most. "
+                "Store it yourself and pass its address."
+            )
         digest = hashlib.sha256(data).hexdigest()
-        self._call("PUT", f"/blobs/{digest}", data)
+        try:
+            self._call("PUT", f"/blobs/{digest}", data)
+        except ProtocolError as error:
+            if error.code == "PayloadTooLarge":
+                raise ValueTooLargeError(error.message) from None
+            raise
         return protocol.BlobRef(sha256=digest, size=len(data))
 
     def get_blob(self, ref: protocol.BlobRef) -> bytes:
@@ -98,9 +120,9 @@ class HttpTransport:
                 fresh = self._connection is None
                 try:
                     status, data, retry_after = self._send(method, path, body)
-                except OSError:
+                except OSError as error:
                     self._close()
-                    if not fresh:
+                    if not fresh and not isinstance(error, TimeoutError):
                         continue  # a kept connection that the server had closed: no failure, just old
                     status, data, retry_after = 503, b"", None
                 if status < 300:
@@ -110,13 +132,14 @@ class HttpTransport:
                 failures += 1
                 if time.monotonic() > until:
                     raise ProtocolError("ApiUnreachable", f"The API did not answer for {self._patience:.0f} s.")
-                ceiling = min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)
+                # Bounded: 2**1024 is no float any more, and a long outage has that many failures.
+                ceiling = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
                 time.sleep(max(random.uniform(0, ceiling), retry_after or 0))  # noqa: S311 - jitter
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float | None]:
         if self._connection is None:
             self._connection = Connection(self._host, self._port, timeout=60)
-        answer = self._connection.call(method, protocol.PREFIX + path, self._headers, body)
+        answer = self._connection.call(method, self._prefix + path, self._headers, body)
         if answer.headers.get("connection", "").lower() == "close":
             self._close()
         after = answer.headers.get("retry-after", "")
@@ -126,6 +149,21 @@ class HttpTransport:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _bodies(steps: Sequence[protocol.Step]) -> Iterator[bytes]:
+    """Divide steps over as many requests as the limit of a body asks for: a crowd of them together may exceed it."""
+    parts: list[bytes] = []
+    size = 0
+    for step in steps:
+        part = msgspec.json.encode(step)
+        if parts and size + len(part) > _FULL_BODY:
+            yield b'{"steps":[' + b",".join(parts) + b"]}"
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part)
+    if parts:
+        yield b'{"steps":[' + b",".join(parts) + b"]}"
 
 
 def _refusal(status: int, data: bytes) -> BaseException:

@@ -1,64 +1,18 @@
 """Steps: keys, replay, divergence. One attempt at a time, on a transport in memory."""
 
 import asyncio
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windlass import ThreadPoolExecutor, current_run, gather, protocol, step, task, to_thread
+from tests.support.history import History
+from windlass import ThreadPoolExecutor, current_run, gather, step, task, to_thread
 from windlass.errors import PermanentError, RetryAt
-from windlass.execution import Finished, execute, request_cancel
-
-
-class History:
-    """A transport that keeps what it is given, and hands it to the next attempt."""
-
-    def __init__(self) -> None:
-        self.steps: dict[str, protocol.Step] = {}
-        self.blobs: dict[str, bytes] = {}
-        self.pages: list[protocol.Step] = []
-
-    def save_steps(self, steps: Sequence[protocol.Step]) -> None:
-        for one in steps:
-            before = self.steps.get(one.key)
-            if before is None or before.state != "succeeded":
-                self.steps[one.key] = one
-
-    def load_steps(self, after: str) -> protocol.StepsPage:
-        return protocol.StepsPage(steps=self.pages)
-
-    def put_blob(self, data: bytes) -> protocol.BlobRef:
-        import hashlib
-
-        digest = hashlib.sha256(data).hexdigest()
-        self.blobs[digest] = data
-        return protocol.BlobRef(sha256=digest, size=len(data))
-
-    def get_blob(self, ref: protocol.BlobRef) -> bytes:
-        return self.blobs[ref.sha256]
-
-    def run(self, function: Any, payload: Any = None, *, number: int = 1, paged: bool = False) -> Finished:
-        """Run an attempt with this history."""
-        done = [s for s in self.steps.values() if s.state == "succeeded"]
-        self.pages = done if paged else []
-        attempt = protocol.ClaimedAttempt(
-            attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
-            entrypoint="m:f", lease_ms=1, heartbeat_ms=1, payload=msgspec.Raw(json.dumps(payload).encode()),
-            steps=[] if paged else done, next_steps="0" if paged else None,
-        )  # fmt: skip
-        return execute(function, attempt, self)
-
-    def value(self, function: Any, payload: Any = None, **options: Any) -> Any:
-        """Run an attempt that must succeed and return its result."""
-        finished = self.run(function, payload, **options)
-        assert finished.complete is not None, finished.fail
-        return json.loads(bytes(finished.complete.result))
+from windlass.execution import request_cancel
 
 
 @pytest.fixture

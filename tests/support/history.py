@@ -1,0 +1,60 @@
+"""One attempt after the other in this process, on a transport in memory."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from windlass import protocol
+from windlass.execution import Finished, execute
+
+
+class History:
+    """A transport that keeps what it is given, and hands it to the next attempt."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, protocol.Step] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.pages: list[protocol.Step] = []
+
+    def save_steps(self, steps: Sequence[protocol.Step]) -> None:
+        for one in steps:
+            before = self.steps.get(one.key)
+            if before is None or before.state != "succeeded":
+                self.steps[one.key] = one
+
+    def load_steps(self, after: str) -> protocol.StepsPage:
+        return protocol.StepsPage(steps=self.pages)
+
+    def put_blob(self, data: bytes) -> protocol.BlobRef:
+        digest = hashlib.sha256(data).hexdigest()
+        self.blobs[digest] = data
+        return protocol.BlobRef(sha256=digest, size=len(data))
+
+    def get_blob(self, ref: protocol.BlobRef) -> bytes:
+        return self.blobs[ref.sha256]
+
+    def run(self, function: Any, payload: Any = None, *, number: int = 1, paged: bool = False) -> Finished:
+        """Run an attempt with this history."""
+        done = [s for s in self.steps.values() if s.state == "succeeded"]
+        self.pages = done if paged else []
+        attempt = protocol.ClaimedAttempt(
+            attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
+            entrypoint="m:f", lease_ms=1, heartbeat_ms=1, payload=msgspec.Raw(json.dumps(payload).encode()),
+            steps=[] if paged else done, next_steps="0" if paged else None,
+        )  # fmt: skip
+        return execute(function, attempt, self)
+
+    def value(self, function: Any, payload: Any = None, **options: Any) -> Any:
+        """Run an attempt that must succeed and return its result."""
+        finished = self.run(function, payload, **options)
+        assert finished.complete is not None, finished.fail
+        return json.loads(bytes(finished.complete.result))
+
+    def failure(self, function: Any, payload: Any = None, **options: Any) -> protocol.Failure:
+        """Run an attempt that must fail and return why it did."""
+        finished = self.run(function, payload, **options)
+        assert finished.fail is not None, finished.complete
+        return finished.fail.failure
