@@ -32,9 +32,11 @@ def parse_duration(text: str | timedelta) -> timedelta:
             is returned as it is, so that decorators take both.
 
     Raises:
-        InvalidDurationError: The text does not follow the syntax, or is longer than ten years.
+        InvalidDurationError: The text does not follow the syntax; or the duration is negative or longer than ten years.
     """
     if isinstance(text, timedelta):
+        if not timedelta(0) <= text <= _LIMIT:
+            raise InvalidDurationError(str(text))
         return text
     if not isinstance(text, str) or len(text) > 64 or not _WHOLE.fullmatch(text):
         raise InvalidDurationError(str(text))

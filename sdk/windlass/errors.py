@@ -1,9 +1,11 @@
 """Errors that user code raises to steer Windlass, and errors that it meets."""
 
-from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from windlass.durations import parse_duration
-from windlass.protocol import Failure
+if TYPE_CHECKING:  # names only: msgspec and datetime would double what the command line takes to start
+    from datetime import datetime, timedelta
+
+    from windlass.protocol import Failure
 
 
 class WindlassError(Exception):
@@ -25,7 +27,11 @@ class RetryAt(WindlassError):  # noqa: N818 - reads as an instruction: raise Ret
         ValueError: ``when`` is not a duration, or a datetime without a time zone.
     """
 
-    def __init__(self, when: str | timedelta | datetime, message: str = "") -> None:
+    def __init__(self, when: "str | timedelta | datetime", message: str = "") -> None:
+        from datetime import datetime
+
+        from windlass.durations import parse_duration
+
         if isinstance(when, datetime):
             if when.tzinfo is None:
                 raise ValueError(f"RetryAt({when!r}) has no time zone: use datetime.now(UTC) and the like.")
@@ -111,6 +117,6 @@ class LoadError(WindlassError):
         failure: What the run's status shows.
     """
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: "Failure") -> None:
         super().__init__(failure.message)
         self.failure = failure

@@ -10,6 +10,8 @@ from windlass.errors import SerializationError
 from windlass.unserializable import explain, fields_of, find_problem, named
 
 EMPTY: Final = inspect.Parameter.empty
+_RUN: Final = 150
+"""More than 300 digits fill at least one piece of this length, wherever they stand."""
 _PLAIN: Final[dict[Any, tuple[type, ...]]] = {
     str: (str,),
     int: (int,),
@@ -39,17 +41,18 @@ def encode(value: Any, *, what: str) -> bytes:
 def _encode_plain(value: Any, what: str) -> bytes | None:
     """Return the JSON of plain values, None for a value that needs pydantic."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:  # NaN, a cycle, a lone surrogate, too deep
         raise explain(value, what, error) from None
     except TypeError:
         return None
+    if len(data) > 300 and any(data[at : at + _RUN].isdigit() for at in range(0, len(data), _RUN)):
+        _refuse(value, what)  # an integer that most readers cannot hold; in a string it is welcome
+    return data
 
 
 def _encode_rich(value: Any, what: str) -> bytes:
-    problem = find_problem(value)
-    if problem is not None:
-        raise SerializationError(f"The {what} cannot be saved: {problem}")
+    _refuse(value, what)
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
     try:
@@ -59,6 +62,12 @@ def _encode_rich(value: Any, what: str) -> bytes:
         raise explain(value, what, error) from None
 
 
+def _refuse(value: Any, what: str) -> None:
+    problem = find_problem(value)
+    if problem is not None:
+        raise SerializationError(f"The {what} cannot be saved: {problem}")
+
+
 def decode(data: bytes, annotation: Any, *, what: str) -> Any:
     """Return the value that ``data`` stands for, as its annotation says.
 
@@ -66,10 +75,10 @@ def decode(data: bytes, annotation: Any, *, what: str) -> Any:
         SerializationError: It does not fit; the text names the place.
     """
     if annotation is EMPTY or annotation is Any:
-        return json.loads(data)
+        return _loads(data, what)
     plain = _PLAIN.get(annotation) if isinstance(annotation, type | None) else None
     if plain is not None:
-        value = json.loads(data)
+        value = _loads(data, what)
         if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
             name = getattr(annotation, "__name__", str(annotation))
             raise SerializationError(f"{what}: the code wants {name}, and this is {named(value)}.")
@@ -120,6 +129,15 @@ def annotations_of(function: Callable[..., Any]) -> tuple[inspect.Signature, Any
         parameters = [p.replace(annotation=EMPTY) for p in plain.parameters.values()]
         signature = plain.replace(parameters=parameters, return_annotation=EMPTY)
     return signature, signature.return_annotation
+
+
+def _loads(data: bytes, what: str) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise SerializationError(f"{what}: it is nested too deeply for Python's JSON reader.") from None
+    except ValueError as error:  # integers of thousands of digits among them, of which Python makes no int
+        raise SerializationError(f"{what}: {str(error).split(';')[0]}.") from None
 
 
 def _as_float(value: float, what: str) -> float:

@@ -2,12 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from windlass.errors import SerializationError
 
-_DEEPEST: Final = 500
+_DEEPEST: Final = 200
+"""Levels of values that need pydantic, which gives up soon after; and here each level takes frames of the stack."""
+_DIGITS: Final = 300
+"""Of the longest integer: some JSON readers refuse longer ones, others round them to infinity."""
+_BEYOND: Final = 10**_DIGITS
 _SELF: Final = "the value itself"
 
 
@@ -22,7 +26,10 @@ def find_problem(value: Any) -> str | None:
 
     Looks into models too, for numbers that JSON does not have: pydantic would write null for them, silently.
     """
-    return _find(value, "", frozenset(), in_model=False)
+    try:
+        return _find(value, "", frozenset(), in_model=False)
+    except RecursionError:
+        return f"{_SELF} is nested too deeply."
 
 
 def fields_of(value: Any) -> dict[str, Any]:
@@ -62,8 +69,6 @@ def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
         return [(f"{path}.{key}", item) for key, item in value.items()]
     if isinstance(value, list | tuple | set | frozenset):
         return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    if getattr(type(value), "model_config", {}).get("ser_json_inf_nan") == "strings":
-        return []
     return [(f"{path}.{name}", item) for name, item in fields_of(value).items()]
 
 
@@ -71,6 +76,10 @@ def _not_json(value: Any, where: str) -> str | None:
     """Return what is wrong with a plain value that has no JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{where} is {value}, which JSON does not have."
+    if isinstance(value, int) and not -_BEYOND < value < _BEYOND:
+        return (
+            f"{where} is an integer of more than {_DIGITS} digits, which many JSON readers cannot hold. Use a string."
+        )
     if isinstance(value, str) and _lone_surrogate(value):
         return f"{where} has a lone surrogate, which UTF-8 cannot carry."
     if isinstance(value, Mapping):
@@ -84,10 +93,12 @@ def _not_data(value: Any, where: str) -> str | None:
     """Return what is wrong with a value that is no data, or that pydantic would change without a word."""
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{where} is {named(value)}. Encode it (base64), or store it yourself and pass its key."
-    if callable(value) or inspect.isgenerator(value) or inspect.iscoroutine(value):
+    if callable(value) or inspect.iscoroutine(value):
         return f"{where} is {named(value)}, which is not data."
+    if isinstance(value, Iterator):
+        return f"{where} is {named(value)}, which can be read only once. Make it a list."
     if type(value) is object:
-        return f"{where} is {named(value)}."
+        return f"{where} is {named(value)}, which has no JSON form."
     if type(value).__module__ == "pydantic.types" and type(value).__name__.startswith("Secret"):
         return f"{where} is {named(value)}, of which only stars would be saved. Read secrets from the environment."
     return None
@@ -99,17 +110,25 @@ def _lone_surrogate(text: str) -> bool:
 
 def _refused_part(value: Any, path: str, depth: int) -> str | None:
     """Return the innermost part that pydantic refuses, or None if it refuses none."""
+    if _accepted(value):
+        return None
+    if depth < _DEEPEST:
+        for at, item in _parts(value, path):
+            found = _refused_part(item, at, depth + 1)
+            if found is not None:
+                return found
+    where = path or _SELF
+    for key in value if isinstance(value, Mapping) else ():
+        if not _accepted({key: None}):
+            return f"{where} has a key that is {named(key)}, which has no JSON form."
+    return f"{where} is {named(value)}, which has no JSON form."
+
+
+def _accepted(value: Any) -> bool:
     from pydantic_core import to_jsonable_python
 
     try:
         to_jsonable_python(value, inf_nan_mode="constants")
     except Exception:
-        if depth < _DEEPEST:
-            for at, item in _parts(value, path):
-                found = _refused_part(item, at, depth + 1)
-                if found is not None:
-                    return found
-        if depth:
-            return f"{path} is {named(value)}, which has no JSON form."
-        return f"{_SELF} is {named(value)}, which has no JSON form."
-    return None
+        return False
+    return True
