@@ -5,15 +5,19 @@ starts through us. Its path is the order in which its parent started it, so a ke
 ran: ordinals alone would give branch b's result to branch a after a retry with another timing.
 """
 
+import sys
 import threading
 from collections import Counter
-from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from windlass.errors import StepError
 
 if TYPE_CHECKING:
     import asyncio
+
+R = TypeVar("R")
 
 _CURRENT: Final[ContextVar["Branch"]] = ContextVar("windlass_branch")
 
@@ -32,22 +36,28 @@ class Branch:
         self._counts: Counter[str] = Counter()
         self._children = 0
         self._lock = threading.Lock()
-        self._thread: int | None = None
+        self._owner: tuple[int, int] | None = None
+
+    def claim(self, task: "asyncio.Task[Any] | None" = None) -> None:
+        """Bind the branch to the calling thread and, in asynchronous code, to a task: only they may use it.
+
+        Context variables are copied into much that runs beside the branch (callbacks, ``asyncio.to_thread``, tasks of a
+        loop that is not ours). Keys taken there would depend on which was faster.
+        """
+        self._owner = (threading.get_ident(), id(task) if task is not None else 0)
 
     def key(self, name: str) -> str:
         """Return the key of the next step with this name.
 
         Raises:
-            StepError: Called from another thread than the branch's own, whose order nobody knows.
+            StepError: Called from beside the branch, where nobody knows the order of steps.
         """
-        me = threading.get_ident()
-        if self._thread is None:
-            self._thread = me
-        if self._thread != me:
-            raise StepError(
-                f"Step {name!r} is called from a thread that Windlass does not know, nor its place in the run. "
-                "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
-            )
+        task, alone = _asyncio_task()
+        here = (threading.get_ident(), id(task) if task is not None else 0)
+        if self._owner is None:
+            self._owner = here
+        elif here != self._owner and not (alone and self._owner == (here[0], 0)):
+            raise StepError(_beside(name, self._owner, here))
         self._counts[name] += 1
         count = self._counts[name]
         local = name if count == 1 else f"{name}#{count}"
@@ -76,22 +86,58 @@ def leave(token: Any) -> None:
     _CURRENT.reset(token)
 
 
-def child_context() -> Context:
-    """Return a copy of the calling context in which a new branch is current."""
+def as_thread(call: Callable[[], R]) -> Callable[[], R]:
+    """Return ``call`` as something that a thread may run: a branch, numbered now, with the calling context."""
     context = copy_context()
     parent = current()
-    if parent is not None:
-        context.run(_CURRENT.set, parent.child())
-    return context
+    branch = None if parent is None else parent.child()
+
+    def run() -> R:
+        if branch is not None:
+            branch.claim()
+            enter(branch)
+        return call()
+
+    return lambda: context.run(run)
 
 
 def task_factory(loop: "asyncio.AbstractEventLoop", coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
     """Make asyncio tasks that are branches, whoever makes them: gather, TaskGroup, create_task."""
     import asyncio
 
-    context = options.pop("context", None)
-    if context is None:
-        context = child_context()
-    elif (parent := context.get(_CURRENT)) is not None:
-        context.run(_CURRENT.set, parent.child())
-    return asyncio.Task(coroutine, loop=loop, context=context, **options)
+    parent = current()
+    if parent is None:
+        return asyncio.Task(coroutine, loop=loop, **options)
+    given = options.pop("context", None)
+    # Copied even where the caller gives one: two tasks in one context would be one branch.
+    context = copy_context() if given is None else given.copy()
+    branch = parent.child()
+    context.run(enter, branch)
+    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)
+    branch.claim(task)
+    return task
+
+
+def _asyncio_task() -> "tuple[asyncio.Task[Any] | None, bool]":
+    """Return the task that calls, and whether it is all that a loop runs which is not ours."""
+    asyncio: Any = sys.modules.get("asyncio")
+    loop = asyncio._get_running_loop() if hasattr(asyncio, "_get_running_loop") else None  # noqa: SLF001 - public by its __all__
+    if loop is None:
+        return None, False
+    task = asyncio.current_task(loop)
+    foreign = task is not None and loop.get_task_factory() is not task_factory
+    return task, foreign and len(asyncio.all_tasks(loop)) == 1
+
+
+def _beside(name: str, owner: tuple[int, int], here: tuple[int, int]) -> str:
+    if here[0] != owner[0]:
+        return (
+            f"Step {name!r} is called from a thread that Windlass does not know, nor its place in the run. "
+            "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
+        )
+    if here[1] == 0:
+        return f"Step {name!r} is called from a callback, whose place in the run nobody knows. Call it from a task."
+    return (
+        f"Step {name!r} is called from one of several tasks of an event loop that Windlass does not know, nor their "
+        "order. Make the task function `async def`, and leave the loop's task factory as it is."
+    )

@@ -21,7 +21,7 @@ ANNOUNCE_AFTER: Final = 0.2
 
 
 class Running:
-    """A step whose body runs."""
+    """A step that was called, and whose body may run."""
 
     def __init__(self, key: str, name: str, args_hash: str) -> None:
         self.key = key
@@ -79,7 +79,13 @@ class Checkpoints:
         self._queue: list[_Queued] = []
         self._open: dict[str, Running] = {}
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self.closed = False
+        """The task function has ended."""
+
+    def at_hand(self, key: str) -> bool:
+        """Return whether nothing need be fetched to say if a step is finished, and with what result."""
+        found = self._saved.get(key)
+        return self._next is None if found is None else found.result_ref is None
 
     def find(self, key: str) -> protocol.Step | None:
         """Return the finished step of this key, fetching the rest of the history if it is not here yet."""
@@ -102,6 +108,7 @@ class Checkpoints:
     def begin(self, running: Running) -> None:
         """A step's body starts."""
         with self._wake:
+            running.started = time.monotonic()  # an asynchronous step may have been called long before
             self._open[running.key] = running
             self._start_thread()  # looks by itself: to wake it for each step would cost two switches of threads
 
@@ -125,14 +132,14 @@ class Checkpoints:
         """Save a result from asynchronous code; it is durable when the future is done. Errors are those of finish."""
         return self._enqueue(running, _Queued(running.as_step("succeeded"), result))
 
-    def fail_soon(self, running: Running, failure: protocol.Failure) -> None:
-        """Record that a step was cancelled, by code that may not wait."""
+    def fail_soon(self, running: Running, failure: protocol.Failure) -> "Future[None]":
+        """Record from asynchronous code that a step's body failed; what is cancelled does not wait for the future."""
         step = running.as_step("failed")
         step.error = failure
-        self._enqueue(running, _Queued(step, None))
+        return self._enqueue(running, _Queued(step, None))
 
     def fail(self, running: Running, failure: protocol.Failure) -> None:
-        """Record that a step's body failed. It runs again with the next attempt."""
+        """Record from synchronous code that a step's body failed. It runs again with the next attempt."""
         with self._wake:
             self._open.pop(running.key, None)
         step = running.as_step("failed")
@@ -143,7 +150,7 @@ class Checkpoints:
     def close(self) -> None:
         """End the thread, after what is queued."""
         with self._wake:
-            self._closed = True
+            self.closed = True
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
@@ -179,10 +186,10 @@ class Checkpoints:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._queue and not self._closed and not self._due():
+                while not self._queue and not self.closed and not self._due():
                     self._wake.wait(self._pause())
                 queue, self._queue = self._queue, []
-                if self._closed and not queue:
+                if self.closed and not queue:
                     return
             for queued in queue:
                 queued.take()

@@ -1,6 +1,6 @@
 """The run that the calling code belongs to."""
 
-import threading
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 class NotInRunError(WindlassError):
     """Something that only a run has was asked for outside one."""
+
+
+class Flag:
+    """Something that a signal handler may raise: an ``Event`` has a lock, which the interrupted code may hold."""
+
+    def __init__(self) -> None:
+        self.raised = False
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,12 @@ class CurrentRun:
     name: str | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
-    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    _cancelled: Flag = field(default_factory=Flag, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody cancelled the run; long synchronous code looks here and ends early."""
-        return self._cancelled.is_set()
+        return self._cancelled.raised
 
 
 class Active:
@@ -51,6 +58,7 @@ class Active:
     def __init__(self, run: CurrentRun, checkpoints: "Checkpoints") -> None:
         self.run = run
         self.checkpoints = checkpoints
+        self.process = os.getpid()
         self.main_task: Any = None
         self.loop: Any = None
 

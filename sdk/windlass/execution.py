@@ -4,10 +4,11 @@ import contextlib
 import importlib
 import inspect
 import linecache
+import os
 import sys
-import threading
 import traceback
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 
 from windlass import branches, protocol
 from windlass.checkpoints import Checkpoints
-from windlass.context import Active, CurrentRun, activate, active
+from windlass.context import Active, CurrentRun, Flag, activate, active
 from windlass.durations import parse_duration
 from windlass.errors import (
     AttemptClosedError,
@@ -120,7 +121,7 @@ def _permanent(reason: str, message: str) -> protocol.Failure:
     return protocol.Failure(type=reason, message=message, failure_class="permanent", reason=reason)
 
 
-_cancelled_early = threading.Event()
+_cancelled_early = Flag()
 """Cancelled while the code was still being loaded: the attempt learns of it when it starts."""
 
 
@@ -131,9 +132,11 @@ def request_cancel() -> None:
     """
     attempt = active()
     if attempt is None:
-        _cancelled_early.set()
+        _cancelled_early.raised = True
         return
-    attempt.run._cancelled.set()  # noqa: SLF001 - user code reads it through the property
+    if attempt.run.cancelled:
+        return  # a second cancellation would end the cleanup that the first one began
+    attempt.run._cancelled.raised = True  # noqa: SLF001 - user code reads it through the property
     if attempt.loop is not None and attempt.main_task is not None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the code has just ended by itself
             attempt.loop.call_soon_threadsafe(attempt.main_task.cancel)
@@ -155,17 +158,20 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
         tags=tuple(attempt.tags),
         traceparent=attempt.traceparent,
     )
-    if _cancelled_early.is_set():
-        _cancelled_early.clear()
-        run._cancelled.set()  # noqa: SLF001 - as in request_cancel
     checkpoints = Checkpoints(attempt, transport)
     activated = Active(run, checkpoints)
     activate(activated)
-    token = branches.enter(branches.Branch())
+    if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost
+        _cancelled_early.raised = False
+        run._cancelled.raised = True  # noqa: SLF001 - as in request_cancel
+    root = branches.Branch()
+    root.claim()
+    token = branches.enter(root)
     try:
         args, kwargs = _arguments(task, attempt, transport)
         try:
-            value = _call(activated, task, args, kwargs)
+            with _forks_end_here():
+                value = _call(activated, root, task, args, kwargs)
         finally:
             checkpoints.close()  # what is finished is saved, whatever comes of the rest
         return Finished(complete=_completed(encode(value, what="result"), transport))
@@ -188,7 +194,30 @@ def _completed(data: bytes, transport: Transport) -> protocol.CompleteRequest:
         raise ValueTooLargeError(f"The result cannot be saved: {error}") from None
 
 
-def _call(activated: Active, task: Task[Any, Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+@contextlib.contextmanager
+def _forks_end_here() -> Iterator[None]:
+    """End a process that the user's code forked where it would return to us: the run's own process alone may report."""
+    home, code = os.getpid(), 0
+    try:
+        yield
+    except BaseException as error:
+        if os.getpid() == home:
+            raise
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        if not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        elif error.code is None:
+            code = 0
+    finally:
+        if os.getpid() != home:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code & 0xFF)
+
+
+def _call(
+    activated: Active, root: branches.Branch, task: Task[Any, Any], args: list[Any], kwargs: dict[str, Any]
+) -> Any:
     if activated.run.cancelled:
         raise RunCancelled("The run was cancelled before its code started.")
     if not task.is_async:
@@ -198,6 +227,7 @@ def _call(activated: Active, task: Task[Any, Any], args: list[Any], kwargs: dict
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         activated.loop, activated.main_task = loop, asyncio.current_task()
+        root.claim(activated.main_task)
         if activated.run.cancelled:  # announced before there was a loop to tell
             raise asyncio.CancelledError
         loop.set_task_factory(branches.task_factory)
@@ -266,6 +296,7 @@ def _decisive(error: BaseException) -> BaseException:
         PermanentError,
         SerializationError,
         ValueTooLargeError,
+        RetryAt,
     ):
         found = next((leaf for leaf in leaves if isinstance(leaf, kind)), None)
         if found is not None:

@@ -45,9 +45,13 @@ class Step(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step, or return its saved result."""
         attempt = active()
-        if attempt is None:
+        if attempt is None and branches.current() is None:
             return cast("R", self.function(*args, **kwargs))
-        running = self._enter(args, kwargs)
+        if attempt is None or attempt.checkpoints.closed:
+            raise StepError(
+                f"Step {self.name!r} is called after the task function has ended. Wait for the threads that it starts."
+            )
+        running = self._enter(attempt, args, kwargs)
         if self.is_async:
             return cast("R", self._run_async(attempt, running, args, kwargs))
         return self._run(attempt, running, args, kwargs)
@@ -56,8 +60,13 @@ class Step(Generic[P, R]):
         """Refuse methods: ``self`` would have to be saved and hashed with every call."""
         raise TypeError(f"@step {self.name!r} is a method. Make it a function and pass what it needs.")
 
-    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Running:
+    def _enter(self, attempt: Active, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Running:
         """Take the key when the step is called, not when it is awaited: that is the order of the code."""
+        if attempt.process != os.getpid():
+            raise StepError(
+                f"Step {self.name!r} is called in a process that the run's own has forked, whose place nobody knows. "
+                f"Call it from the task, or call {self.name}.function for the plain function."
+            )
         branch = branches.current()
         if branch is None:
             raise StepError(
@@ -113,7 +122,10 @@ class Step(Generic[P, R]):
     async def _run_async(self, attempt: Active, running: Running, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import asyncio
 
-        known, value = self._saved(attempt, running)
+        if attempt.checkpoints.at_hand(running.key):
+            known, value = self._saved(attempt, running)
+        else:  # history is fetched: the loop goes on meanwhile, and hears of a cancellation
+            known, value = await asyncio.to_thread(self._saved, attempt, running)
         if known:
             return value
         attempt.checkpoints.begin(running)
@@ -122,7 +134,7 @@ class Step(Generic[P, R]):
             result = await cast("Awaitable[Any]", self.function(*args, **kwargs))
             data = encode(result, what=f"result of step {running.key!r}")
         except Exception as error:
-            await asyncio.to_thread(attempt.checkpoints.fail, running, failure_of(error, running.key))
+            await asyncio.wrap_future(attempt.checkpoints.fail_soon(running, failure_of(error, running.key)))
             raise
         except BaseException as error:  # cancelled, by a timeout for example: what is cancelled may not wait
             attempt.checkpoints.fail_soon(running, failure_of(error, running.key))

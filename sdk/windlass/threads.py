@@ -4,7 +4,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from windlass.branches import child_context
+from windlass.branches import as_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,8 +14,8 @@ async def to_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     """Run a synchronous function in a thread, as a branch of the run. Like ``asyncio.to_thread``."""
     import asyncio
 
-    context = child_context()
-    return await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(function, *args, **kwargs))
+    call = as_thread(lambda: function(*args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
 class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
@@ -23,5 +23,4 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> "concurrent.futures.Future[R]":
         """Run a call in a thread of the pool."""
-        context = child_context()
-        return super().submit(lambda: context.run(fn, *args, **kwargs))
+        return super().submit(as_thread(lambda: fn(*args, **kwargs)))
