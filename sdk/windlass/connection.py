@@ -34,7 +34,7 @@ class Connection:
     """
 
     def __init__(self, host: str, port: int, *, timeout: float) -> None:
-        self._host = f"{host}:{port}".encode()
+        self._host = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
         self._socket = socket.create_connection((host, port), timeout)
         # Without it a small request waits for the acknowledgement of the one before.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

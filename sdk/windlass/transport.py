@@ -8,19 +8,22 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from windlass import protocol
 from windlass.connection import Connection
-from windlass.errors import AttemptClosedError, ProtocolError, ValueTooLargeError
+from windlass.durations import format_duration
+from windlass.errors import AttemptClosedError, ProtocolError, StepError, ValueTooLargeError
 
 M = TypeVar("M")
 
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
+_SAID_AFTER: Final = 6
+"""Failures in a row, some seconds, after which the run's log says why nothing goes on."""
 _FULL_BODY: Final = protocol.BODY_LIMIT // 2
 """Bytes at which a request for many steps is closed and another begun; one more step always fits below the limit."""
 
@@ -64,7 +67,7 @@ class HttpTransport:
         self._host, self._port = parts.hostname, parts.port or 80
         self._prefix = parts.path.rstrip("/") + protocol.PREFIX
         self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
-        self._patience = give_up_after.total_seconds()
+        self._give_up_after = give_up_after
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._process = os.getpid()
@@ -81,7 +84,8 @@ class HttpTransport:
 
     def load_steps(self, after: str) -> protocol.StepsPage:
         """Return finished steps after a cursor."""
-        return msgspec.json.decode(self._call("GET", f"/steps?after={after}", None), type=protocol.StepsPage)
+        page = self._call("GET", f"/steps?after={quote(after, safe='')}", None)
+        return msgspec.json.decode(page, type=protocol.StepsPage)
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value under its digest.
@@ -107,13 +111,19 @@ class HttpTransport:
         """Return a large value."""
         return self._call("GET", f"/blobs/{ref.sha256}", None)
 
+    def close(self) -> None:
+        """Close the connection, between two calls. The next one opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
         if os.getpid() != self._process:
             raise StepError(
                 "This process is a forked copy of the run's own: it has no connection and no place in the run. "
                 "Call steps in the process that runs the task."
             )
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self._give_up_after.total_seconds()
         failures = 0
         with self._lock:
             while True:
@@ -121,17 +131,26 @@ class HttpTransport:
                 try:
                     status, data, retry_after = self._send(method, path, body)
                 except OSError as error:
-                    self._close()
+                    self.close()
                     if not fresh and not isinstance(error, TimeoutError):
                         continue  # a kept connection that the server had closed: no failure, just old
-                    status, data, retry_after = 503, b"", None
-                if status < 300:
-                    return data
-                if status not in _PASSING:
-                    raise _refusal(status, data)
+                    why, retry_after = str(error) or type(error).__name__, None
+                except BaseException:  # from a signal handler of the user's: the answer would be read by the next call
+                    self.close()
+                    raise
+                else:
+                    if status < 300:
+                        return data
+                    refusal = _refusal(status, data)
+                    if status not in _PASSING:
+                        raise refusal
+                    why = str(refusal)
                 failures += 1
-                if time.monotonic() > until:
-                    raise ProtocolError("ApiUnreachable", f"The API did not answer for {self._patience:.0f} s.")
+                if time.monotonic() >= until:
+                    lasted = format_duration(self._give_up_after)
+                    raise ProtocolError("ApiUnreachable", f"The API did not serve {method} {path} for {lasted}: {why}")
+                if failures == _SAID_AFTER:
+                    _say(why)
                 # Bounded: 2**1024 is no float any more, and a long outage has that many failures.
                 ceiling = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
                 time.sleep(max(random.uniform(0, ceiling), retry_after or 0))  # noqa: S311 - jitter
@@ -141,14 +160,15 @@ class HttpTransport:
             self._connection = Connection(self._host, self._port, timeout=60)
         answer = self._connection.call(method, self._prefix + path, self._headers, body)
         if answer.headers.get("connection", "").lower() == "close":
-            self._close()
+            self.close()
         after = answer.headers.get("retry-after", "")
         return answer.status, answer.body, min(float(after), 30.0) if after.isdecimal() else None
 
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+
+def _say(why: str) -> None:
+    from windlass.log import logger  # late: most attempts never meet an outage
+
+    logger.warning("The Windlass API cannot be used at the moment (%s). The run waits, and nothing is lost.", why)
 
 
 def _bodies(steps: Sequence[protocol.Step]) -> Iterator[bytes]:
