@@ -122,7 +122,7 @@ def test_an_outage_is_waited_out(api: Api, status: int) -> None:
 def test_the_servers_own_pause_is_kept_up_to_half_a_minute(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     client = api.client()
-    monkeypatch.setattr(transport.time, "sleep", pauses.append)
+    monkeypatch.setattr("windlass.transport.time.sleep", pauses.append)
     api.replies = [refusal(503, "Unavailable", Retry_After=text) for text in ("7", "3600", "soon")] + [OK]
     client.save_steps([a_step()])
     assert pauses[0] == 7
