@@ -106,6 +106,8 @@ def _imports() -> list[Figure]:
     """CPU time of the runner's start-up by part."""
     parts = {
         "interpreter": "pass",
+        "import windlass": "import windlass",
+        "a module with tasks and steps": "from windlass import task, step",
         "process 1": "import windlass_runner.main",
         "zygote": "import windlass_runner.zygote",
         "zygote and pydantic": "import windlass_runner.zygote, pydantic",

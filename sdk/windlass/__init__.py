@@ -5,10 +5,10 @@
 Names are loaded when they are used: ``import windlass`` costs next to nothing.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # known by this name to type checkers; to import `typing` would be most of what this module costs
 if TYPE_CHECKING:
     from asyncio import gather
+    from typing import Any
 
     from windlass.client import Client, RunHandle
     from windlass.context import CurrentRun, current_run
@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'windlass' has no attribute {name!r}")
@@ -89,3 +89,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"windlass.{home}" if home else "asyncio"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
