@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from windlass.client import Client, RunHandle
-    from windlass.context import CurrentRun, current_run
+    from windlass.context import CurrentRun, NotInRunError, current_run
     from windlass.errors import (
         ApiError,
         DivergenceError,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RunFailedError,
         SerializationError,
         StepError,
+        ValueTooLargeError,
         WindlassError,
     )
     from windlass.log import logger
@@ -34,6 +35,7 @@ _HOMES = {
     "Client": "client",
     "CurrentRun": "context",
     "DivergenceError": "errors",
+    "NotInRunError": "context",
     "PermanentError": "errors",
     "Retry": "retry",
     "RetryAt": "errors",
@@ -45,6 +47,7 @@ _HOMES = {
     "StepError": "errors",
     "Task": "tasks",
     "ThreadPoolExecutor": "threads",
+    "ValueTooLargeError": "errors",
     "WindlassError": "errors",
     "current_run": "context",
     "gather": "",
@@ -59,6 +62,7 @@ __all__ = [
     "Client",
     "CurrentRun",
     "DivergenceError",
+    "NotInRunError",
     "PermanentError",
     "Retry",
     "RetryAt",
@@ -70,6 +74,7 @@ __all__ = [
     "StepError",
     "Task",
     "ThreadPoolExecutor",
+    "ValueTooLargeError",
     "WindlassError",
     "current_run",
     "gather",

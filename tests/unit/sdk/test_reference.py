@@ -1,0 +1,66 @@
+"""The reference page of the SDK: it names what there is, and its example runs."""
+
+import inspect
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import windlass
+from tests.support.history import History
+
+PAGE = (Path(__file__).parents[3] / "docs/reference/sdk.md").read_text()
+ROWS = re.findall(r"^\| `([A-Za-z_]+)` \| (.+) \|$", PAGE, re.MULTILINE)
+OURS = [name for name in windlass.__all__ if name != "gather"]
+
+
+def members(kind: type) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(kind).items():
+        if not name.startswith("_") and callable(value):
+            yield name, value
+
+
+def test_each_public_name_has_one_entry_and_each_entry_is_a_public_name() -> None:
+    assert sorted(name for name, _ in ROWS) == sorted(windlass.__all__)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_public_name_says_what_it_is(name: str) -> None:
+    value = getattr(windlass, name)
+    assert value.__doc__
+    if isinstance(value, type):
+        assert value.__doc__ not in {base.__doc__ for base in value.__bases__}
+        for member, function in members(value):
+            assert inspect.getdoc(function), f"{name}.{member}"
+
+
+def test_the_entries_name_fields_and_methods_that_exist() -> None:
+    entries = dict(ROWS)
+    run = set(re.findall(r"`([a-z_]+)`", entries["CurrentRun"]))
+    assert run == set(inspect.signature(windlass.CurrentRun).parameters) - {"_cancelled"} | {"cancelled"}
+    for name in ("Client", "RunHandle"):
+        for member, _ in members(getattr(windlass, name)):
+            if not member.endswith("_sync") and member != "use_token":
+                assert f"`{member}" in entries[name], f"{name}.{member} is not in the page"
+    written = [p.replace(annotation=p.empty) for p in inspect.signature(windlass.Retry).parameters.values()]
+    assert f"`Retry{inspect.Signature(written)}`".replace("'", '"') in entries["Retry"]
+
+
+def test_the_example_runs() -> None:
+    example = types.ModuleType("example")
+    sys.modules["example"] = example
+    try:
+        exec(PAGE.split("```python\n")[1].split("```")[0], vars(example))  # noqa: S102 - the page's own example
+        history = History()
+        assert history.value(example.process_order, {"id": 7, "items": ["pen", "ink"]}) == {
+            "amount": 19.8, "reserved": ["reserved pen", "reserved ink"],
+        }  # fmt: skip
+        assert list(history.steps) == ["reserve", "reserve#2", "charge"]
+        failure = History().failure(example.process_order, {"id": 7, "items": [""]})
+        assert (failure.failure_class, failure.message) == ("permanent", "an item without a name")
+    finally:
+        del sys.modules["example"]
