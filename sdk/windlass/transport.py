@@ -118,11 +118,7 @@ class HttpTransport:
             self._connection = None
 
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
-        if os.getpid() != self._process:
-            raise StepError(
-                "This process is a forked copy of the run's own: it has no connection and no place in the run. "
-                "Call steps in the process that runs the task."
-            )
+        self._refuse_copies()
         until = time.monotonic() + self._give_up_after.total_seconds()
         failures = 0
         with self._lock:
@@ -154,6 +150,13 @@ class HttpTransport:
                 # Bounded: 2**1024 is no float any more, and a long outage has that many failures.
                 ceiling = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
                 time.sleep(max(random.uniform(0, ceiling), retry_after or 0))  # noqa: S311 - jitter
+
+    def _refuse_copies(self) -> None:
+        if os.getpid() != self._process:  # two processes on one connection would read each other's answers
+            raise StepError(
+                "This process is a forked copy of the run's own: it has no connection and no place in the run. "
+                "Call steps in the process that runs the task."
+            )
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float | None]:
         if self._connection is None:
