@@ -1,73 +1,179 @@
 """Reaching the API from a person's machine: by the environment, else with what kubectl already knows."""
 
-import atexit
-import json
 import os
-import re
 import shutil
-import subprocess
-from typing import Final
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 from windlass.client import Client
 from windlass.errors import ApiError
 
-_FORWARDING: Final = re.compile(r"127\.0\.0\.1:(\d+)")
+if TYPE_CHECKING:
+    import subprocess
+
+SYSTEM_NAMESPACE: Final = "windlass-system"
+_ANSWER: Final = 30.0
+"""Seconds that one call may take where ``--timeout`` does not say otherwise."""
+_NO_KUBECTL: Final = "Set WINDLASS_URL and WINDLASS_TOKEN, or install kubectl: the address is not known without."
 
 
-def connect(namespace: str | None, service_account: str) -> Client:
-    """Return a client.
+@dataclass
+class Access:
+    """Which API, as whom, for how long.
 
-    ``WINDLASS_URL`` and ``WINDLASS_TOKEN`` win. What is missing is asked of kubectl: a port-forward to the Service
-    ``windlass-api``, ended with the command, and a token of a service account of the namespace.
+    An explicit context wins over the environment: a person who names a cluster must not reach another one because a
+    variable was left over.
 
-    Raises:
-        ApiError: Neither way works; the text says what to set.
+    Attributes:
+        namespace: As given; None takes it from environment or context.
+        service_account: Whose token kubectl is asked for.
+        context: Of kubectl.
+        kubeconfig: Of kubectl; its own ``KUBECONFIG`` by default.
+        timeout: How long the command may take.
     """
-    namespace = namespace or os.environ.get("WINDLASS_NAMESPACE") or _kubectl_namespace()
-    url = os.environ.get("WINDLASS_URL") or _forward()
-    token = None
-    if not (os.environ.get("WINDLASS_TOKEN") or os.environ.get("WINDLASS_TOKEN_FILE")):
-        token = _kubectl("create", "token", service_account, "--audience=windlass", "-n", namespace).strip()
-    return Client(url, token, namespace)
 
+    namespace: str | None = None
+    service_account: str = "default"
+    context: str | None = None
+    kubeconfig: str | None = None
+    timeout: timedelta | None = None
+    _forward: "subprocess.Popen[str] | None" = field(default=None, repr=False)
 
-def _kubectl(*arguments: str) -> str:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        raise ApiError(
-            "NotConfigured",
-            "Set WINDLASS_URL and WINDLASS_TOKEN, or install kubectl: the address is not known without.",
+    @property
+    def by_environment(self) -> bool:
+        """Whether the address comes from ``WINDLASS_URL``."""
+        return bool(os.environ.get("WINDLASS_URL")) and not self.context
+
+    @property
+    def asks_kubectl_for_token(self) -> bool:
+        """Whether the environment has no token that belongs to this cluster."""
+        given = os.environ.get("WINDLASS_TOKEN") or os.environ.get("WINDLASS_TOKEN_FILE")
+        return bool(self.context) or not given
+
+    @property
+    def system_namespace(self) -> str:
+        """Where the control plane runs."""
+        return os.environ.get("WINDLASS_SYSTEM_NAMESPACE", SYSTEM_NAMESPACE)
+
+    def client(self) -> Client:
+        """Return a client.
+
+        What the environment does not say is asked of kubectl: a port-forward to the Service ``windlass-api``, ended
+        with the command, and a token of a service account of the namespace.
+
+        Raises:
+            ApiError: Neither way works; the text says what to set.
+        """
+        self.namespace = self.namespace or self._default_namespace()
+        url = os.environ["WINDLASS_URL"] if self.by_environment else self._start_forward()
+        token = self.make_token() if self.asks_kubectl_for_token else None
+        url = url or self._forwarded_url()
+        client = Client(url, token, self.namespace)
+        client.timeout = self.timeout.total_seconds() if self.timeout else _ANSWER
+        return client
+
+    def mend(self, client: Client, error: ApiError) -> None:
+        """Renew what may have ended while a command went on: the port-forward, and the token that kubectl made.
+
+        Raises:
+            ApiError: kubectl does not help either.
+        """
+        if self._forward is not None and self._forward.poll() is not None:
+            self._start_forward()
+            client.url = self._forwarded_url()
+        if error.status == 401 and self.asks_kubectl_for_token:
+            client.use_token(self.make_token())
+
+    def make_token(self) -> str:
+        """Ask kubectl for a token for the API."""
+        namespace = self.namespace or self._default_namespace()
+        return self.kubectl("create", "token", self.service_account, "--audience=windlass", "-n", namespace).strip()
+
+    def flags(self) -> str:
+        """Return the flags with which the same command reaches the same place, for hints."""
+        flags = f" -n {self.namespace}" if self.namespace else ""
+        return flags + (f" --context {self.context}" if self.context else "")
+
+    def kubectl(self, *arguments: str, patience: float | None = None) -> str:
+        """Run kubectl and return what it printed.
+
+        Args:
+            arguments: Without the flags that choose the cluster.
+            patience: Seconds to wait; by default what ``--timeout`` says, else 30.
+
+        Raises:
+            ApiError: It failed; the text is its last line.
+        """
+        import subprocess
+
+        wait = patience or (self.timeout.total_seconds() if self.timeout else _ANSWER)
+        try:
+            done = subprocess.run(
+                [*self._kubectl(), *arguments], capture_output=True, text=True, check=False, timeout=wait
+            )
+        except subprocess.TimeoutExpired:
+            raise ApiError(
+                "NotConfigured",
+                f"kubectl {' '.join(arguments[:3])} did not answer within {wait:g} s.",
+                hint="Is the cluster of this context up? `kubectl cluster-info` tells.",
+            ) from None
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise ApiError("NotConfigured", f"kubectl {' '.join(arguments[:3])} failed: {said[0]}")
+        return done.stdout
+
+    def _kubectl(self) -> list[str]:
+        found = shutil.which("kubectl")
+        if found is None:
+            raise ApiError("NotConfigured", _NO_KUBECTL)
+        flags = ["--context", self.context] if self.context else []
+        return [found, *flags, *(["--kubeconfig", self.kubeconfig] if self.kubeconfig else [])]
+
+    def _default_namespace(self) -> str:
+        named = None if self.context else os.environ.get("WINDLASS_NAMESPACE")
+        if named or shutil.which("kubectl") is None:
+            return named or "default"
+        return self.kubectl("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip() or "default"
+
+    def _start_forward(self) -> str:
+        """Start the port-forward; it finds its port while kubectl makes the token."""
+        import atexit
+        import subprocess
+
+        self._forward = subprocess.Popen(
+            [*self._kubectl(), "port-forward", "-n", self.system_namespace, "service/windlass-api", ":8080"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Ctrl-C reaches the whole group of the terminal; the forward must outlive it until we have said good-bye.
+            start_new_session=True,
         )
-    done = subprocess.run([kubectl, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ApiError("NotConfigured", f"kubectl {' '.join(arguments[:3])} failed: {said[0]}")
-    return done.stdout
+        atexit.register(self._forward.terminate)
+        return ""
 
+    def _forwarded_url(self) -> str:
+        import re
+        import threading
 
-def _kubectl_namespace() -> str:
-    if shutil.which("kubectl") is None:
-        return "default"
-    config = json.loads(_kubectl("config", "view", "--minify", "-o", "json") or "{}")
-    contexts = config.get("contexts") or [{}]
-    return str((contexts[0].get("context") or {}).get("namespace") or "default")
-
-
-def _forward() -> str:
-    system = os.environ.get("WINDLASS_SYSTEM_NAMESPACE", "windlass-system")
-    _kubectl("get", "service", "windlass-api", "-n", system, "-o", "name")
-    kubectl = shutil.which("kubectl") or "kubectl"
-    process = subprocess.Popen(
-        [kubectl, "port-forward", "-n", system, "service/windlass-api", ":8080"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    atexit.register(process.terminate)
-    assert process.stdout is not None, "it is a pipe"
-    line = process.stdout.readline()
-    found = _FORWARDING.search(line)
-    if found is None:
-        said = process.stderr.read().strip() if process.stderr else ""
-        raise ApiError("ApiUnreachable", f"kubectl port-forward to {system}/windlass-api failed: {said or line}")
-    return f"http://127.0.0.1:{found.group(1)}"
+        forward = self._forward
+        assert forward is not None, "started before"
+        assert forward.stdout is not None, "it is a pipe"
+        assert forward.stderr is not None, "it is a pipe"
+        wait = self.timeout.total_seconds() if self.timeout else _ANSWER
+        timer = threading.Timer(wait, forward.kill)
+        timer.start()
+        try:
+            line = forward.stdout.readline()
+        finally:
+            timer.cancel()
+        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        if found is None:
+            said = (forward.stderr.read().strip() or line or f"no answer within {wait:g} s").splitlines()[-1]
+            raise ApiError(
+                "ApiUnreachable",
+                f"kubectl port-forward to {self.system_namespace}/windlass-api failed: {said}",
+                hint="`windlass doctor` looks for the cause. WINDLASS_URL and WINDLASS_TOKEN do without kubectl.",
+            )
+        return f"http://127.0.0.1:{found.group(1)}"

@@ -1,61 +1,133 @@
-"""What people read: tables, or the same as JSON, YAML or names."""
+"""What people and programs read: tables, or the same as JSON, YAML or names. Needs no rich: a table starts at once."""
 
 import json
-from collections.abc import Iterable
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import yaml
-from rich.console import Console
-from rich.table import Table
+from enum import StrEnum
+from typing import Any, Final, TextIO
 
 from windlass.durations import format_duration
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_COLOURS: Final = {"Succeeded": 32, "succeeded": 32, "Running": 36, "running": 36, "Failed": 31, "failed": 31} | {
+    "TimedOut": 31,
+    "Cancelled": 33,
+    "Cancelling": 33,
+    "ok": 32,
+    "warn": 33,
+    "fail": 31,
+}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Form(StrEnum):
+    """How a list or a run is printed."""
+
+    table = "table"
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+    name = "name"
+
+
+def say(text: str) -> None:
+    """Print a line of the answer."""
+    write(text + "\n")
+
+
+def write(text: str) -> None:
+    """Write to standard output at once; what its encoding cannot show is escaped."""
+    _write(sys.stdout, text)
+
+
+def tell(text: str) -> None:
+    """Print a line about the answer: on standard error, so that pipes carry the answer only."""
+    _write(sys.stderr, text + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether somebody looks at a screen that can move its cursor."""
+    return (stream or sys.stdout).isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 def show_runs(runs: list[dict[str, Any]], form: str) -> None:
     """Print runs as ``table``, ``wide``, ``json``, ``yaml`` or ``name``."""
-    if form in ("json", "yaml"):
+    if form in (Form.json, Form.yaml):
         show_data(runs, form)
-        return
-    if form == "name":
-        for run in runs:
-            console.print(run["id"], markup=False)
-        return
-    columns = ["ID", "TASK", "STATE", "ATTEMPT", "REASON", "AGE"] + (
-        ["NAME", "POD", "DURATION"] if form == "wide" else []
-    )
-    rows = []
-    for run in runs:
-        row = [run["id"], run["task"], run["state"], str(run.get("attempt") or 0), run.get("reason") or "", _age(run)]
-        if form == "wide":
-            row += [run.get("name") or "", run.get("podName") or "", run.get("duration") or ""]
-        rows.append(row)
-    show_table(columns, rows)
+    elif form == Form.name:
+        write("".join(f"{run['id']}\n" for run in runs))
+    else:
+        write(table(columns(form), [row(run, form) for run in runs]))
 
 
-def show_table(columns: list[str], rows: Iterable[list[str]]) -> None:
-    """Print a plain table, as kubectl does."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*[text.replace("[", r"\[") for text in row])
-    # Piped, nothing is cut: programs and files have no width.
-    wide = console if console.is_terminal else Console(highlight=False, width=1000)
-    wide.print(table, soft_wrap=False, crop=False, overflow="ignore")
+def columns(form: str) -> list[str]:
+    """Return the headings of a list."""
+    wide = ["NAME", "VERSION", "POD", "DURATION", "TAGS"] if form == Form.wide else []
+    return ["ID", "TASK", "STATE", "ATTEMPT", "REASON", "AGE", *wide]
+
+
+def row(run: dict[str, Any], form: str) -> list[str]:
+    """Return one line of a list."""
+    cells = [run["id"], run["task"], run["state"], str(run.get("attempt") or 0), run.get("reason") or "", _age(run)]
+    if form == Form.wide:
+        tags = ",".join(run.get("tags") or ())
+        cells += [run.get("name") or "", str(run.get("version") or ""), run.get("podName") or ""]
+        cells += [run.get("duration") or "", tags]
+    return cells
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in columns as wide as their widest cell. Nothing is cut: pipes and files have no width."""
+    # A task chooses its error messages: in a table they must neither break lines nor move the cursor.
+    cells = [[_CONTROL.sub(" ", cell) for cell in row] for row in rows]
+    widths = [max(len(line[at]) for line in [headings, *cells]) for at in range(len(headings))]
+    colours = is_terminal() and not os.environ.get("NO_COLOR")
+    lines = [_line(headings, widths, "1" if colours else "")]
+    lines += [_line(line, widths, "", coloured=colours) for line in cells]
+    return "".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str, *, coloured: bool = False) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    padded[-1] = cells[-1]
+    if coloured:
+        padded = [
+            f"\x1b[{_COLOURS[cell]}m{text}\x1b[0m" if cell in _COLOURS else text
+            for cell, text in zip(cells, padded, strict=True)
+        ]
+    text = "  ".join(padded).rstrip()
+    return f"\x1b[{style}m{text}\x1b[0m\n" if style else text + "\n"
 
 
 def show_data(value: Any, form: str) -> None:
     """Print a value as JSON or YAML."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) if form == "json" else yaml.safe_dump(value, sort_keys=False)
-    console.print(text.rstrip(), markup=False)
+    if form == Form.json:
+        say(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    import yaml
+
+    say(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def show_run(run: dict[str, Any], steps: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
     """Print one run: what it is, why it stands where it stands, its steps with their times, what happened."""
+    write(describe(run, steps, events))
+
+
+def describe(run: dict[str, Any], steps: list[dict[str, Any]], events: list[dict[str, Any]]) -> str:
+    """Return what :func:`show_run` prints."""
+    parts = []
     for title, key in (
         ("Run", "id"),
         ("Name", "name"),
@@ -68,38 +140,44 @@ def show_run(run: dict[str, Any], steps: list[dict[str, Any]], events: list[dict
         ("Duration", "duration"),
     ):
         if run.get(key) is not None:
-            console.print(f"{title + ':':<10}{run[key]}", markup=False)
+            parts.append(f"{title + ':':<10}{run[key]}\n")
+    if run.get("tags"):
+        parts.append(f"{'Tags:':<10}{', '.join(run['tags'])}\n")
     if run.get("error"):
-        console.print(f"{'Error:':<10}{run['error']['type']}: {run['error']['message']}", markup=False)
+        parts.append(f"{'Error:':<10}{run['error']['type']}: {run['error']['message']}\n")
     start = _time(run.get("startedAt")) or _time(run["createdAt"])
     if steps:
-        console.print()
-        show_table(["STEP", "STATE", "ATTEMPT", "START", "TOOK", "RESULT"], (_step(step, start) for step in steps))
+        headings = ["STEP", "STATE", "ATTEMPT", "START", "TOOK", "RESULT"]
+        parts += ["\n", table(headings, [_step(step, start) for step in steps])]
     if events:
-        console.print()
-        rows = [
-            [
-                _offset(_time(e["at"]), start),
-                e["type"],
-                str(e.get("attempt") or ""),
-                e.get("reason") or "",
-                e.get("message") or "",
-            ]
-            for e in events
-        ]
-        show_table(["AT", "EVENT", "ATTEMPT", "REASON", "MESSAGE"], rows)
+        parts += ["\n", table(["AT", "EVENT", "ATTEMPT", "REASON", "MESSAGE"], [_event(e, start) for e in events])]
+    return "".join(parts)
+
+
+def _event(event: dict[str, Any], start: datetime | None) -> list[str]:
+    at = _offset(_time(event["at"]), start)
+    attempt = str(event.get("attempt") or "")
+    return [at, event["type"], attempt, event.get("reason") or "", event.get("message") or ""]
 
 
 def _step(step: dict[str, Any], start: datetime | None) -> list[str]:
+    began = _time(step["startedAt"])
+    return [step["key"], step["state"], str(step["attempt"]), _offset(began, start), took(step), outcome(step)[:60]]
+
+
+def took(step: dict[str, Any]) -> str:
+    """Return how long a step took; nothing while it runs."""
     began, ended = _time(step["startedAt"]), _time(step.get("finishedAt"))
-    took = format_duration(ended - began) if began and ended else ""
+    return format_duration(ended - began) if began and ended else ""
+
+
+def outcome(step: dict[str, Any]) -> str:
+    """Return a step's result or error on one line."""
     if step.get("resultRef"):
-        result = f"{step['resultRef']['size']} bytes, sha256 {step['resultRef']['sha256'][:12]}…"
-    elif step.get("error"):
-        result = f"{step['error']['type']}: {step['error']['message']}"
-    else:
-        result = json.dumps(step.get("result"), ensure_ascii=False) if "result" in step else ""
-    return [step["key"], step["state"], str(step["attempt"]), _offset(began, start), took, result[:60]]
+        return f"{step['resultRef']['size']} bytes, sha256 {step['resultRef']['sha256'][:12]}…"
+    if step.get("error"):
+        return f"{step['error']['type']}: {step['error']['message']}"
+    return json.dumps(step["result"], ensure_ascii=False) if "result" in step else ""
 
 
 def _offset(at: datetime | None, start: datetime | None) -> str:
