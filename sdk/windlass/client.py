@@ -198,6 +198,38 @@ class Client:
         """
         return self._send(method, path, query, body, timeout=timeout or self.timeout)[1]
 
+    def look(self, path: str) -> tuple[int, Any]:
+        """Return status and answer of a path that needs no credential, such as ``/healthz``; None if it is not JSON.
+
+        Raises:
+            ApiError: The API cannot be reached.
+        """
+        parts, port = _address(self.url)
+        ask = _ask_encrypted if parts.scheme == "https" else _ask
+        target = quote(parts.path.rstrip("/")) + path
+        try:
+            status, data = ask(parts.hostname or "", port, "GET", target, None, None, self.timeout)
+        except OSError as error:
+            raise _unreachable(self.url, error) from None
+        try:
+            return status, json.loads(data)
+        except ValueError:
+            return status, None
+
+    def subject(self) -> str | None:
+        """Return whose token is sent, by its own words; None if it is no JSON Web Token.
+
+        Nothing is verified: the API does that, and this is for people.
+        """
+        import base64
+
+        try:
+            claims = self._credential().split(".")[1]
+            subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
+        except (ValueError, LookupError, TypeError):
+            return None
+        return subject if isinstance(subject, str) else None
+
     def _send(
         self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, *, timeout: float
     ) -> tuple[int, Any]:
@@ -213,7 +245,7 @@ class Client:
         try:
             answer_status, data = ask(parts.hostname or "", port, method, target, credential, content, timeout)
         except OSError as error:
-            raise ApiError("ApiUnreachable", f"The Windlass API at {self.url} does not answer: {error}") from None
+            raise _unreachable(self.url, error) from None
         if answer_status >= 300:
             raise _error(answer_status, data)
         try:
@@ -253,9 +285,10 @@ def _address(url: str) -> tuple[SplitResult, int | None]:
 
 
 def _ask(
-    host: str, port: int | None, method: str, target: str, credential: str, body: bytes | None, timeout: float
+    host: str, port: int | None, method: str, target: str, credential: str | None, body: bytes | None, timeout: float
 ) -> tuple[int, bytes]:
-    headers = f"Authorization: Bearer {credential}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    headers = "Content-Type: application/json\r\nConnection: close\r\n"
+    headers += f"Authorization: Bearer {credential}\r\n" if credential else ""
     connection = Connection(host, port or 80, timeout=timeout)
     try:
         answer = connection.call(method, target, headers, body)
@@ -265,11 +298,11 @@ def _ask(
 
 
 def _ask_encrypted(
-    host: str, port: int | None, method: str, target: str, credential: str, body: bytes | None, timeout: float
+    host: str, port: int | None, method: str, target: str, credential: str | None, body: bytes | None, timeout: float
 ) -> tuple[int, bytes]:
     import http.client  # late: 50 ms, a quarter of what the command line may take
 
-    headers = {"Authorization": f"Bearer {credential}", "Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {credential}"} if credential else {})
     connection = http.client.HTTPSConnection(host, port, timeout=timeout)
     try:
         connection.request(method, target, body, headers)
@@ -279,6 +312,10 @@ def _ask_encrypted(
         raise ConnectionError(f"{type(error).__name__} {error}") from None
     finally:
         connection.close()
+
+
+def _unreachable(url: str, error: OSError) -> ApiError:
+    return ApiError("ApiUnreachable", f"The Windlass API at {url} does not answer: {error}")
 
 
 def _run(run: str, part: str = "") -> str:

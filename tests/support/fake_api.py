@@ -79,6 +79,7 @@ class FakeApi:
     refuse: dict[str, tuple[int, Any] | None] = field(default_factory=dict)
     seen: list[Request] = field(default_factory=list)
     on_logs: Any = None
+    version: str = "0.1.0"
     cut: int = 0
     """So many next answers are broken off in their middle."""
 
@@ -108,7 +109,9 @@ class FakeApi:
         if request.path in ("/healthz", "/readyz"):
             return 200, {"status": "ok"}
         if request.path == "/openapi.json":
-            return 200, {"info": {"version": "0.1.0"}}
+            return 200, {"info": {"version": self.version}}
+        if not request.path.startswith("/api/v1/namespaces/"):
+            return 404, {"code": "NotFound", "message": "Not Found."}
         parts = request.path.removeprefix("/api/v1/namespaces/").split("/")
         if parts[1] == "tasks":
             return self._trigger(parts[2], request)

@@ -1,12 +1,15 @@
 """The commands, put together."""
 
+import os
 from typing import Any, Final
 
 import click
 
 from windlass.cli.completion import completion
-from windlass.cli.exits import refusals, usage
-from windlass.cli.output import say, write
+from windlass.cli.connect import Access
+from windlass.cli.exits import API, refusals, usage
+from windlass.cli.options import reaches_api
+from windlass.cli.output import Form, is_terminal, say, show_data, write
 from windlass.cli.runs import runs
 from windlass.cli.trigger import run
 
@@ -29,6 +32,16 @@ Examples:
   windlass manifests order.py --inline | kubectl apply -f -
   # Tasks of an image of your own
   windlass manifests shop.tasks --image registry.example.com/shop:1.4
+"""
+_DOCTOR: Final = """
+\b
+Examples:
+  # From this machine to the ledger
+  windlass doctor
+  # As the account that an application uses
+  windlass doctor -n shop --service-account checkout
+  # From within: database, object store, what operator and API may do
+  kubectl -n windlass-system exec deploy/windlass-operator -- windlass-operator doctor
 """
 _COMPLETION: Final = """
 \b
@@ -79,6 +92,28 @@ def manifests(module: str, **options: Any) -> None:
         except (ImportError, OSError, ValueError, SyntaxError) as error:
             raise usage(f"{module}: {error}") from None
         write(text)
+
+
+@app.command(epilog=_DOCTOR)
+@click.option("--output", "-o", "form", type=click.Choice(["table", "json"]), default="table", help="Default: table.")
+@reaches_api
+def doctor(access: Access, form: str) -> None:
+    """Look at cluster, resources, API, ledger, versions and permissions, and say how to mend what is wrong.
+
+    Exit code 3 if something fails; a warning is no failure.
+    """
+    from windlass.cli.doctor import Doctor
+    from windlass.findings import failed
+
+    found = []
+    for finding in Doctor(access).findings():
+        found.append(finding)
+        if form == "table":
+            say(finding.line(coloured=is_terminal() and not os.environ.get("NO_COLOR")))
+    if form == "json":
+        show_data([finding.data() for finding in found], Form.json)
+    if failed(found):
+        raise click.exceptions.Exit(API)
 
 
 completion.epilog = _COMPLETION

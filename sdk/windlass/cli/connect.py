@@ -95,12 +95,13 @@ class Access:
         flags = f" -n {self.namespace}" if self.namespace else ""
         return flags + (f" --context {self.context}" if self.context else "")
 
-    def kubectl(self, *arguments: str, patience: float | None = None) -> str:
+    def kubectl(self, *arguments: str, patience: float | None = None, stdin: str | None = None) -> str:
         """Run kubectl and return what it printed.
 
         Args:
             arguments: Without the flags that choose the cluster.
             patience: Seconds to wait; by default what ``--timeout`` says, else 30.
+            stdin: What it reads.
 
         Raises:
             ApiError: It failed; the text is its last line.
@@ -110,7 +111,7 @@ class Access:
         wait = patience or (self.timeout.total_seconds() if self.timeout else _ANSWER)
         try:
             done = subprocess.run(
-                [*self._kubectl(), *arguments], capture_output=True, text=True, check=False, timeout=wait
+                [*self._kubectl(), *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=wait
             )
         except subprocess.TimeoutExpired:
             raise ApiError(
