@@ -88,10 +88,12 @@ postgres:
 .PHONY: generate
 generate: setup ## Write the CRDs and the reference tables from the code.
 	$(BIN)/python -m windlass_operator.resources.generate --write
+	$(BIN)/python -m windlass.cli.reference docs/reference/cli.md
 
 .PHONY: verify
 verify: setup ## Check that generated files are current.
 	$(BIN)/python -m windlass_operator.resources.generate --check
+	$(BIN)/python -m windlass.cli.reference - | diff docs/reference/cli.md - || { echo "docs/reference/cli.md: run \`make generate\` and commit"; exit 1; }
 
 .PHONY: cluster-up cluster-down cluster-status images
 cluster-up: ## Start the one-node cluster (or check an existing one).

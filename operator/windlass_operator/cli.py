@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from typing import Final
+from typing import Final, Literal
 
 import psycopg
 
@@ -26,6 +26,14 @@ def main(arguments: list[str] | None = None) -> None:
     bootstrap = commands.add_parser("bootstrap-postgres", help="create the embedded database's Secret once")
     bootstrap.add_argument("--secret", default="windlass-postgres")
     bootstrap.add_argument("--host", required=True)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look at configuration, ledger, object store, resources and permissions; say how to mend what is wrong",
+        epilog="Run it in a pod: kubectl -n windlass-system exec deploy/windlass-operator -- windlass-operator doctor",
+    )
+    doctor.add_argument(
+        "--process", choices=("operator", "api"), default="operator", help="whose permissions (default: operator)"
+    )
     options = parser.parse_args(arguments)
     try:
         _run(options)
@@ -44,6 +52,9 @@ def _run(options: argparse.Namespace) -> None:
         logs.configure("info")
         asyncio.run(bootstrap_postgres(options.secret, options.host))
         return
+    if options.command == "doctor":
+        asyncio.run(_doctor(options.process))
+        return
     config = Config.from_env()
     logs.configure(config.log_level)
     sys.setrecursionlimit(_DEEP_JSON)
@@ -57,6 +68,19 @@ def _run(options: argparse.Namespace) -> None:
     from windlass_operator import processes  # late: the other commands must not pay for a web server and kopf
 
     uvloop.run(processes.serve_api(config) if options.command == "api" else processes.operate(config))
+
+
+async def _doctor(process: Literal["operator", "api"]) -> None:
+    from windlass.findings import failed
+    from windlass_operator import doctor
+
+    logs.configure("error")
+    found = []
+    async for finding in doctor.examine(process):
+        found.append(finding)
+        print(finding.line(coloured=sys.stdout.isatty()), flush=True)  # noqa: T201 - the command's own answer
+    if failed(found):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

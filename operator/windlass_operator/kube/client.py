@@ -13,7 +13,15 @@ from typing import Any, Final
 
 from windlass_operator.kube import errors
 from windlass_operator.kube.errors import KubeConflictError, KubeNotFoundError, KubeUnavailableError
-from windlass_operator.kube.kinds import ACCESS_REVIEWS, LOCAL_ACCESS_REVIEWS, PODS, TOKEN_REVIEWS, Kind
+from windlass_operator.kube.kinds import (
+    ACCESS_REVIEWS,
+    LOCAL_ACCESS_REVIEWS,
+    PODS,
+    SELF_ACCESS_REVIEWS,
+    TOKEN_REVIEWS,
+    Kind,
+)
+from windlass_operator.kube.permissions import Permission
 from windlass_operator.kube.transport import Answer, Transport, find_configuration, json_body
 from windlass_operator.resources.names import GROUP
 
@@ -309,6 +317,29 @@ class KubeClient:
         where = namespace if self._local_reviews else None
         status = await self._review(kind, where, spec, what=f"review whether {user} may {verb} {resource}")
         return status.get("allowed") is True and status.get("denied") is not True
+
+    async def may(self, permission: Permission) -> bool:
+        """Ask whether this process itself may do something. Whoever is authenticated may ask this.
+
+        Raises:
+            KubeUnavailableError: No usable answer.
+        """
+        resource, _, subresource = permission.resource.partition("/")
+        attributes = {"verb": permission.verb, "group": permission.group, "resource": resource}
+        attributes |= {"subresource": subresource, "name": permission.name, "namespace": permission.namespace}
+        spec = {"resourceAttributes": {k: v for k, v in attributes.items() if v}}
+        status = await self._review(SELF_ACCESS_REVIEWS, None, spec, what=f"review whether we may {permission}")
+        return status.get("allowed") is True and status.get("denied") is not True
+
+    async def knows(self, kind: Kind, namespace: str | None) -> bool:
+        """Return whether the API server serves a kind; whether we may list it does not matter.
+
+        Raises:
+            KubeUnavailableError: No usable answer.
+        """
+        what = f"list {kind.plural}"
+        answer = await self._retried("GET", kind.path(namespace), what=what, query={"limit": 1}, also_accept=(403, 404))
+        return answer.status != 404
 
     async def _is_still(self, kind: Kind, namespace: str | None, name: str, uid: str) -> bool:
         found = await self.get(kind, namespace, name)

@@ -4,6 +4,7 @@ Run as an init container of every control-plane pod: each waits for the others' 
 """
 
 import time
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
@@ -87,14 +88,42 @@ def _apply(backend: Any, known: Any) -> list[str]:
     return names
 
 
-def pending_migrations(uri: str) -> list[str]:
-    """Return the names of the migrations that are still to be applied."""
+@dataclass(frozen=True, slots=True)
+class SchemaGap:
+    """What lies between the ledger's schema and this release's.
+
+    Attributes:
+        pending: Names of the migrations that are still to be applied.
+        unknown: How many the ledger has that this release does not know.
+    """
+
+    pending: list[str]
+    unknown: int
+
+
+def schema_gap(uri: str) -> SchemaGap:
+    """Compare the ledger's schema with this release's. Changes nothing.
+
+    Raises:
+        psycopg.OperationalError: Postgres does not answer.
+    """
     with as_file(files(__package__) / "migrations") as folder:
+        known = _migrations(folder)
+        with psycopg.connect(uri, autocommit=True, connect_timeout=5) as connection:
+            # yoyo creates its tables where they are missing, which looking must not do.
+            if connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}._yoyo_migration",)).fetchone() == (None,):
+                return SchemaGap([m.id for m in known], 0)
         backend = _backend(uri)
         try:
-            return [m.id for m in backend.to_apply(_migrations(folder))]
+            unknown = set(backend.get_applied_migration_hashes()) - {m.hash for m in known}
+            return SchemaGap([m.id for m in backend.to_apply(known)], len(unknown))
         finally:
             backend.connection.close()
+
+
+def pending_migrations(uri: str) -> list[str]:
+    """Return the names of the migrations that are still to be applied."""
+    return schema_gap(uri).pending
 
 
 def _create_schema(uri: str, *, deadline: float) -> None:

@@ -84,7 +84,9 @@ def runs() -> None:
 @click.option("--finished-before", type=moment, metavar="AGE|TIME", help="Finished before then.")
 @click.option("--error", metavar="TEXT", help="With this text in message or error, or with this reason.")
 @click.option("--sort", type=click.Choice(_SORTS), help="A minus puts the newest first. Default: -created.")
-@click.option("--limit", type=click.IntRange(min=0), default=50, help="At most so many; 0 for all. Default: 50.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), metavar="NUMBER", default=50, help="At most so many; 0 for all. Default: 50."
+)
 @_output
 @_watch
 @reaches_api
@@ -140,7 +142,10 @@ def _listed(client: Client, filters: dict[str, Any], limit: int) -> tuple[list[d
 @_watch
 @reaches_api
 def get_run(access: Access, run: str, form: Form, watch: bool) -> None:
-    """Show a run: its state and why, its steps with their times, what happened."""
+    """Show a run: its state and why, its steps with their times, what happened.
+
+    RUN is its id, or the name of its Run resource.
+    """
     client = access.client()
     if not watch:
         found = client.get(run)
@@ -185,7 +190,10 @@ def _end(run: dict[str, Any]) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends; show its steps meanwhile.")
 @reaches_api
 def run_logs(access: Access, run: str, follow: bool) -> None:
-    """Print the log of all attempts of a run."""
+    """Print the log of all attempts of a run.
+
+    RUN is its id, or the name of its Run resource.
+    """
     client = access.client()
     if follow:
         _end(follow_to_end(access, client, run))
@@ -203,7 +211,10 @@ def run_logs(access: Access, run: str, follow: bool) -> None:
 @run_argument
 @reaches_api
 def cancel_run(access: Access, run: str) -> None:
-    """Cancel a run. Its code gets ten seconds to clean up."""
+    """Cancel a run.
+
+    Its code gets ten seconds to clean up. RUN is its id, or the name of its Run resource.
+    """
     found = access.client().cancel(run)
     if found["state"] in FINAL_STATES and found["state"] != "Cancelled":
         output.tell(f"run {found['id']} had already ended: {found['state']}")

@@ -29,10 +29,14 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("task", shell_complete=completion.tasks)
-@click.option("--payload", "-p", metavar="JSON|@FILE|-", default="null", help="Default: null.")
+@click.option(
+    "--payload", "-p", metavar="JSON|@FILE|-", default="null", help="A value, a file, or standard input. Default: null."
+)
 @click.option("--follow", "-f", is_flag=True, help="Show log and steps, and wait for the end.")
 @click.option("--tag", multiple=True, help="A word to find the run by; may be repeated.")
-@click.option("--version", type=click.IntRange(min=1), help="A version of the Task; the current one by default.")
+@click.option(
+    "--version", type=click.IntRange(min=1), metavar="NUMBER", help="A version of the Task; the current one by default."
+)
 @reaches_api
 def run(access: Access, task: str, payload: str, follow: bool, tag: tuple[str, ...], version: int | None) -> None:
     """Start a run of a Task.
