@@ -1,6 +1,7 @@
 """The whole API on a real ledger, on a free port, and a caller of it. Kubernetes' answers about people are scripted."""
 
 import asyncio
+import io
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -131,9 +132,10 @@ class Rest:
         sent = {"Authorization": f"Bearer {token}"} if token is not None else {}
         if data is not None:
             sent["Content-Type"] = "application/json"
+        body = io.BytesIO(data) if isinstance(data, bytes) else data  # aiohttp warns of large bytes
         url = yarl.URL(self.url + path, encoded=True)
         async with self._session.request(
-            method, url, data=data, headers={**sent, **(headers or {})}, allow_redirects=False
+            method, url, data=body, headers={**sent, **(headers or {})}, allow_redirects=False
         ) as answer:
             return Answer(answer.status, dict(answer.headers), await answer.text())
 
@@ -143,7 +145,8 @@ class Rest:
 
     async def trigger(self, body: bytes | str | dict[str, Any], *, task: str = "order", **more: Any) -> Answer:
         """Trigger a task of namespace shop."""
-        data = json.dumps(body) if isinstance(body, dict) else body
+        text = json.dumps(body) if isinstance(body, dict) else body
+        data = text.encode() if isinstance(text, str) else text
         return await self.call("POST", f"{ROOT}/tasks/{task}/runs", data=data, **more)
 
 

@@ -58,7 +58,8 @@ def error_response(error: BaseException) -> Response:
 
 def _invalid(error: RequestValidationError) -> InvalidRequestError:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"][1:]) or str(problem["loc"][0])
+    # Parameters have no inside: which of several values of one is wrong, the message quotes.
+    where = str(problem["loc"][1] if len(problem["loc"]) > 1 else problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return InvalidRequestError(
             f"{where[:60]!r} is not a query parameter of this route.",
