@@ -239,3 +239,12 @@ async def test_the_status_says_which_generation_of_the_resource_was_seen(world: 
     assert world.cluster.statuses["order-1"]["observedGeneration"] == 2
     await runs.see_generation(world.database, "uid-of-order-1", 2, "hash")
     assert await world.projection.project_due() == 0
+
+
+async def test_a_schema_cannot_make_us_read_files_or_urls(world: World) -> None:
+    task = a_task(payload_schema={"$ref": "file:///etc/hostname"})
+    with pytest.raises(
+        PayloadInvalidError, match=r"payloadSchema is not a JSON schema: .*only point into the schema"
+    ) as e:
+        await world.submit(task, payload=1)
+    assert e.value.hint == "Correct the Task; `$ref` may point to its own `$defs` only."

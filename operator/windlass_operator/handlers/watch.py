@@ -12,6 +12,7 @@ import kopf
 import structlog
 
 from windlass_operator.domain.errors import WindlassError
+from windlass_operator.handlers.session import session
 from windlass_operator.kube.runner_names import MANAGED_BY_LABEL
 from windlass_operator.resources.names import FINALIZER, GROUP, VERSION
 
@@ -42,9 +43,10 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
-    async def login(**details: Any) -> kopf.ConnectionInfo | None:
+    async def login(**details: Any) -> kopf.AiohttpSession | None:
         # A registry of our own has none of kopf's defaults.
-        return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
+        info = kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
+        return session(info) if info else None
 
     @kopf.on.event(GROUP, VERSION, "runs", registry=handlers)
     async def run_seen(event: Mapping[str, Any], **_: Any) -> None:

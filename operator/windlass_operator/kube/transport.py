@@ -19,6 +19,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import load_incluster_config
 
 from windlass_operator.kube.errors import KubeConfigError, KubeUnavailableError
+from windlass_operator.kube.shallow import shallow
 
 CALL_TIMEOUT: Final = 10.0
 """Seconds for one call, body included. An API server that needs longer is one to come back to."""
@@ -117,17 +118,18 @@ async def find_configuration(env: Mapping[str, str] | None = None) -> Configurat
 
 
 def json_body(body: bytes) -> Any:
-    """Decode an answer.
+    """Decode an answer. What is deeper in it than this process can read is null.
 
     Raises:
-        KubeUnavailableError: It is not JSON (a proxy's page), or nested deeper than this process can read.
+        KubeUnavailableError: It is not JSON (a proxy's page).
     """
     try:
-        return json.loads(body)
+        try:
+            return json.loads(body)
+        except RecursionError:
+            return json.loads(shallow(body))
     except (ValueError, RecursionError) as error:
-        raise KubeUnavailableError(
-            f"The API server's answer cannot be read: {error or type(error).__name__}"
-        ) from error
+        raise KubeUnavailableError(f"The API server's answer cannot be read: {error}") from error
 
 
 def _why(method: str, path: str, error: BaseException) -> str:

@@ -149,10 +149,19 @@ def check_schema(schema: dict[str, Any]) -> None:
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
     try:
-        return jsonschema_rs.validator_for(json.loads(schema))
+        return jsonschema_rs.validator_for(json.loads(schema), retriever=_retrieve_nothing)
     except (ValueError, jsonschema_rs.ValidationError) as error:
         text = str(error).splitlines()[0][:300]
-        raise PayloadInvalidError(f"payloadSchema is not a JSON schema: {text}", field="spec.payloadSchema") from None
+        raise PayloadInvalidError(
+            f"payloadSchema is not a JSON schema: {text}",
+            field="spec.payloadSchema",
+            hint="Correct the Task; `$ref` may point to its own `$defs` only.",
+        ) from None
+
+
+def _retrieve_nothing(_: str) -> NoReturn:
+    """A schema is a user's text: by itself the library would fetch URLs and read files with this process's rights."""
+    raise ValueError("a $ref may only point into the schema itself")
 
 
 _TOO_LONG: Final = f"an integer has more than {DIGITS} digits"
