@@ -54,7 +54,7 @@ def _filled(path: str, namespace: str = "shop", run: str = "order-1") -> str:
 def test_every_route_is_public_of_runners_or_open() -> None:
     assert {path for _, path, _ in ROUTES} - {path for _, path, _ in (*PUBLIC, *RUNTIME)} == OPEN
     assert {name for _, _, name in PUBLIC} == set(PERMISSIONS)
-    assert len(RUNTIME) == 10
+    assert len(RUNTIME) == 11
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))
@@ -74,6 +74,7 @@ async def test_nobody_gets_anywhere_without_a_token(rest: Rest) -> None:
 
 RUNTIME_BODIES = {
     "/claim": b'{"claimId": "c", "podName": "p", "podUid": "u", "waitMs": 0}',
+    "/withdraw": b'{"claimId": "c", "podName": "p", "podUid": "u"}',
     "/steps": b'{"steps": [{"key": "a", "name": "a", "argsHash": "", "state": "running"}]}',
     "/logs": b'{"lines": [{"seq": 1, "stream": "stdout", "text": "x"}]}',
     "/fail": b'{"failure": {"type": "a", "message": "b"}}',
@@ -89,7 +90,7 @@ async def test_nobody_gets_into_the_runners_routes_with_anything_else(rest: Rest
         data = None if method == "GET" else RUNTIME_BODIES.get(name, b"{}")
         answer = await rest.call(method, _filled(path), token=token, data=data)
         expected = (401, "Unauthorized")
-        if token is not None and name == "/claim":
+        if token is not None and name in ("/claim", "/withdraw"):
             expected = (404, "PodUnknown")
         elif token not in (None, ALICE) and method == "POST" and name in ("/steps", "/logs"):
             expected = (409, "AttemptClosed")  # one statement writes and checks: which of the two it was is not asked
