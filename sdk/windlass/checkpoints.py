@@ -89,14 +89,14 @@ class Checkpoints:
 
     def find(self, key: str) -> protocol.Step | None:
         """Return the finished step of this key, fetching the rest of the history if it is not here yet."""
-        found = self._saved.get(key)
+        found = self._saved.pop(key, None)  # no key is asked for twice: what was given out need not be kept
         while found is None and self._next is not None:
             with self._sending:
                 if self._next is not None:
                     page = self._transport.load_steps(self._next)
                     self._saved.update({step.key: step for step in page.steps})
                     self._next = page.next_steps
-            found = self._saved.get(key)
+            found = self._saved.pop(key, None)
         return found
 
     def value_of(self, step: protocol.Step) -> bytes:
@@ -126,7 +126,6 @@ class Checkpoints:
             self._transport.save_steps([step])
         if problem is not None:
             raise problem
-        self._saved[step.key] = step
 
     def finish_soon(self, running: Running, result: bytes) -> "Future[None]":
         """Save a result from asynchronous code; it is durable when the future is done. Errors are those of finish."""
@@ -211,8 +210,6 @@ class Checkpoints:
             except BaseException as error:  # AttemptClosedError included: it belongs to whoever waits
                 problems = [error] * len(queue)
         for queued, problem in zip(queue, problems, strict=True):
-            if problem is None and queued.step.state == "succeeded":
-                self._saved[queued.step.key] = queued.step
             queued.settle(problem)
 
     def _due(self) -> list[Running]:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 _HEAD_LIMIT: Final = 65_536
 _ONE_SEND: Final = 65_536
+_HEX: Final = b"0123456789abcdefABCDEF"
 
 
 class Answer(NamedTuple):
@@ -147,10 +148,9 @@ class Connection:
         parts: list[bytes] = []
         while True:
             size = self._line().partition(b";")[0].strip()
-            try:
-                count = int(size, 16)
-            except ValueError:
-                raise ConnectionError(f"a chunk's size is {size[:40]!r}") from None
+            if not size or size.strip(_HEX):  # int() would take a sign, too
+                raise ConnectionError(f"a chunk's size is {size[:40]!r}")
+            count = int(size, 16)
             if count == 0:
                 while self._line():  # trailers
                     pass

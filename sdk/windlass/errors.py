@@ -1,6 +1,10 @@
-"""Errors that user code raises to steer Windlass, and errors that it meets."""
+"""Errors that user code raises to steer Windlass, and errors that it meets.
 
-from typing import TYPE_CHECKING
+Those that are not made from their text alone say how to make them again: a pool of processes pickles what it raises.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # names only: msgspec and datetime would double what the command line takes to start
     from datetime import datetime, timedelta
@@ -40,6 +44,9 @@ class RetryAt(WindlassError):  # noqa: N818 - reads as an instruction: raise Ret
         super().__init__(message or f"retry at {when}")
         self.when = when
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.when, str(self))
+
 
 class SerializationError(WindlassError):
     """A value cannot become JSON that every reader accepts; the text names the place and the type."""
@@ -73,6 +80,10 @@ class ApiError(WindlassError):
         super().__init__(message)
         self.code, self.message, self.status, self.field, self.hint = code, message, status, field, hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        again = partial(type(self), status=self.status, field=self.field, hint=self.hint)
+        return again, (self.code, self.message)
+
 
 class RunFailedError(WindlassError):
     """A run whose result was asked for ended without one.
@@ -84,6 +95,9 @@ class RunFailedError(WindlassError):
     def __init__(self, state: str, message: str) -> None:
         super().__init__(message)
         self.state = state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.state, str(self))
 
 
 class RunCancelled(BaseException):
@@ -108,6 +122,9 @@ class ProtocolError(WindlassError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code, self.message = code, message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.message)
 
 
 class LoadError(WindlassError):

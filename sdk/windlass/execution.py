@@ -11,11 +11,12 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from windlass import branches, protocol
+from windlass.arguments import PayloadInvalidError, arguments_of
 from windlass.checkpoints import Checkpoints
 from windlass.context import Active, CurrentRun, Flag, activate, active
 from windlass.durations import parse_duration
@@ -29,10 +30,12 @@ from windlass.errors import (
     SerializationError,
     ValueTooLargeError,
 )
-from windlass.serialization import EMPTY, annotations_of, decode, encode
-from windlass.steps import OURS, failure_of
+from windlass.serialization import encode
+from windlass.steps import OURS, failure_of, text_of
 from windlass.tasks import Task
 from windlass.transport import Transport
+
+_IMPORTLIB: Final = os.path.dirname(importlib.__file__) + os.sep  # noqa: PTH120 - as in steps
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,9 @@ def _compile(name: str, source: str) -> None:
     module.__file__ = filename
     try:
         code = compile(source, filename, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         line = f"{filename}:{error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        said = error.msg if isinstance(error, SyntaxError) else text_of(error)
         raise LoadError(_permanent("SourceSyntaxError", f"{line}{said}")) from None
     sys.modules[name] = module
     try:
@@ -108,10 +111,10 @@ def _load_error(error: BaseException, what: str) -> LoadError:
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith(OURS) and "importlib" not in f.filename
+        if not f.filename.startswith((OURS, _IMPORTLIB, "<frozen importlib"))
     ]
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    failure = _permanent("EntrypointImportFailed", f"{where}{what}: {type(error).__name__}: {error}")
+    failure = _permanent("EntrypointImportFailed", f"{where}{what}: {type(error).__name__}: {text_of(error)}")
     failure.traceback = failure_of(error).traceback
     return LoadError(failure)
 
@@ -168,7 +171,7 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
     root.claim()
     token = branches.enter(root)
     try:
-        args, kwargs = _arguments(task, attempt, transport)
+        args, kwargs = arguments_of(task, attempt, transport)
         try:
             with _forks_end_here():
                 value = _call(activated, root, task, args, kwargs)
@@ -236,54 +239,6 @@ def _call(
     return asyncio.run(main())
 
 
-def _arguments(
-    task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: Transport
-) -> tuple[list[Any], dict[str, Any]]:
-    data = bytes(attempt.payload) or b"null"
-    if attempt.payload_ref is not None:
-        data = transport.get_blob(attempt.payload_ref)
-    try:
-        return _bind(task, data)
-    except SerializationError as error:
-        raise _PayloadInvalidError(str(error)) from None
-
-
-def _bind(task: Task[Any, Any], data: bytes) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments that a payload stands for: one parameter gets it whole, several get its fields."""
-    parameters = [p for p in annotations_of(task.function)[0].parameters.values() if p.kind is not p.VAR_POSITIONAL]
-    if not parameters:
-        return [], {}
-    rest = parameters.pop() if parameters[-1].kind is inspect.Parameter.VAR_KEYWORD else None
-    if len(parameters) == 1 and rest is None:
-        only = parameters[0]
-        if data == b"null" and only.default is not EMPTY:
-            return [], {}
-        value = decode(data, only.annotation, what="payload")
-        return ([], {only.name: value}) if only.kind is only.KEYWORD_ONLY else ([value], {})
-    fields = {} if data == b"null" else decode(data, dict, what="payload")
-    known = {p.name: p for p in parameters}
-    missing = [repr(n) for n, p in known.items() if n not in fields and p.default is EMPTY]
-    unknown = [repr(n) for n in fields if n not in known and rest is None]
-    problems = [f"it has no {', '.join(missing)}"] * bool(missing)
-    problems += [f"nothing takes its {', '.join(unknown)}"] * bool(unknown)
-    if problems:
-        raise SerializationError(
-            f"payload: {' and '.join(problems)}; the parameters of {task.name} are {', '.join(known)}."
-        )
-
-    def annotation(name: str) -> Any:
-        return known[name].annotation if name in known else EMPTY
-
-    return [], {
-        name: decode(encode(value, what="payload"), annotation(name), what=f"payload.{name}")
-        for name, value in fields.items()
-    }
-
-
-class _PayloadInvalidError(Exception):
-    """The payload does not fit the task's parameters."""
-
-
 def _decisive(error: BaseException) -> BaseException:
     """Return the one of a group's errors that decides what becomes of the run: a TaskGroup wraps even a lone error."""
     if not isinstance(error, BaseExceptionGroup):
@@ -309,7 +264,7 @@ def _report(error: BaseException, run: CurrentRun) -> protocol.FailRequest:
     if type(error).__name__ == "CancelledError" or isinstance(error, RunCancelled):
         if run.cancelled:
             return protocol.FailRequest(failure=failure, cancelled=True)
-    elif isinstance(error, _PayloadInvalidError):
+    elif isinstance(error, PayloadInvalidError):
         failure = _permanent("PayloadInvalid", str(error))
     elif isinstance(error, SerializationError):
         failure.failure_class, failure.reason = "permanent", "ResultNotSerializable"

@@ -33,8 +33,10 @@ class Step(Generic[P, R]):
         update_wrapper(self, function)
         self.function = function
         self.name = name or function.__name__
-        if not self.name or any(c in self.name for c in "/#\0") or len(self.name) > 200:
-            raise TypeError(f"{self.name!r} cannot be a step's name: use 1 to 200 characters without '/' and '#'.")
+        if not self.name or len(self.name) > 200 or not self.name.isprintable() or "/" in self.name or "#" in self.name:
+            raise TypeError(
+                f"{self.name!r} cannot be a step's name: use 1 to 200 printable characters without '/' and '#'."
+            )
         self.is_async = inspect.iscoroutinefunction(function)
 
     @cached_property
@@ -150,15 +152,25 @@ def failure_of(error: BaseException, step: str | None = None) -> protocol.Failur
     told = traceback.TracebackException(type(error), error, error.__traceback__)
     _leave_out_ours(told)
     text = "".join(told.format()).encode(errors="replace")[-32_768:].decode(errors="ignore")
-    message = (str(error) or type(error).__name__).encode(errors="replace").decode()[:4096]
+    message = text_of(error).encode(errors="replace").decode()[:4096]
     return protocol.Failure(type=type(error).__name__, message=message, traceback=text, step=step)
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, even if its own text cannot be made."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception as broken:
+        return f"{type(error).__name__}, whose text cannot be made: {type(broken).__name__}"
+
+
 def _leave_out_ours(told: traceback.TracebackException) -> None:
-    told.stack[:] = [frame for frame in told.stack if not frame.filename.startswith(OURS)]
-    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
-        if other is not None:
-            _leave_out_ours(other)
+    rest: list[traceback.TracebackException | None] = [told]
+    while rest:  # a loop of retries that chains its errors makes thousands of them
+        one = rest.pop()
+        if one is not None:
+            one.stack[:] = [frame for frame in one.stack if not frame.filename.startswith(OURS)]
+            rest += [one.__cause__, one.__context__, *(one.exceptions or ())]
 
 
 @overload
