@@ -44,8 +44,10 @@ def test_the_entries_name_fields_and_methods_that_exist() -> None:
     assert run == set(inspect.signature(windlass.CurrentRun).parameters) - {"_cancelled"} | {"cancelled"}
     for name in ("Client", "RunHandle"):
         for member, _ in members(getattr(windlass, name)):
-            if not member.endswith("_sync") and member != "use_token":
+            if not member.endswith("_sync"):
                 assert f"`{member}" in entries[name], f"{name}.{member} is not in the page"
+    parameters = ", ".join(list(inspect.signature(windlass.Task.trigger).parameters)[1:])
+    assert f"`Task.trigger({parameters})`" in PAGE.replace("=", "")
     written = [p.replace(annotation=p.empty) for p in inspect.signature(windlass.Retry).parameters.values()]
     assert f"`Retry{inspect.Signature(written)}`".replace("'", '"') in entries["Retry"]
 
