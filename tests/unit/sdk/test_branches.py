@@ -68,6 +68,20 @@ def test_a_thread_of_asyncio_itself_is_refused_even_before_any_other_step(histor
     assert list(history.steps) == ["note"]
 
 
+def test_a_thread_beside_a_branch_is_refused_before_the_branch_has_any_step(history: History) -> None:
+    @task
+    async def main() -> Any:
+        async def branch() -> Any:
+            with pytest.raises(StepError, match="from a thread"):
+                await asyncio.to_thread(note, 1)
+            return note(2)
+
+        return await gather(branch(), branch())
+
+    assert history.value(main) == [2, 2]
+    assert sorted(history.steps) == ["0/note", "1/note"]
+
+
 def test_a_callback_is_refused(history: History) -> None:
     @task
     async def main() -> str:

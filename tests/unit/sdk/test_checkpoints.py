@@ -97,6 +97,26 @@ def test_a_step_whose_waiter_is_cancelled_is_saved_all_the_same() -> None:
     assert bytes(history.steps["work"].result) == b'"done"'
 
 
+def test_a_waiter_that_gives_up_in_the_queue_stops_nobody_behind_it() -> None:
+    history = Recorded()
+    history.go_on.clear()
+
+    @task
+    async def main() -> Any:
+        first = asyncio.create_task(work(1))
+        await eventually(lambda: asyncio.sleep(0, history.arrived.is_set()))
+        gives_up, stays = asyncio.create_task(work(2)), asyncio.create_task(work(3))
+        for _ in range(5):  # both have ended by now, and are queued behind the first request
+            await asyncio.sleep(0)
+        gives_up.cancel()
+        await asyncio.sleep(0)
+        history.go_on.set()
+        return [type(r).__name__ for r in await gather(first, gives_up, stays, return_exceptions=True)]
+
+    assert history.value(main) == ["int", "CancelledError", "int"]
+    assert [bytes(s.result) for s in history.steps.values()] == [b"1", b"2", b"3"]
+
+
 def test_a_step_that_a_timeout_cancels_is_recorded_as_failed() -> None:
     history = Recorded()
 
