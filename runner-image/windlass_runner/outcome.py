@@ -39,6 +39,13 @@ def not_within_grace() -> protocol.Failure:
     return protocol.Failure(type="Cancelled", message="The code did not end within the grace period.")
 
 
+def not_taken(said: str) -> protocol.Failure:
+    """Return the failure of an attempt whose result the API refuses, in its words."""
+    reason = "ResultNotSerializable"
+    message = f"The result was refused: {said}"
+    return protocol.Failure(type=reason, message=message, failure_class="permanent", reason=reason)
+
+
 def crash(code: int, before: Container, after: Container, used: int | None) -> protocol.Failure:
     """Return the failure of a child that ended without a result.
 

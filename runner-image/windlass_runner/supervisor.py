@@ -265,9 +265,7 @@ class Supervisor:
         path, message = found
         self._logs.flush(_FLUSH)
         try:
-            ApiClient(self._config.url).call(
-                path, message, token=self._attempt.token, patience=self._config.report_patience
-            )
+            path = self._tell(path, message)
         except Refused as refused:
             if refused.code != protocol.AttemptClosed:
                 raise
@@ -275,6 +273,19 @@ class Supervisor:
         except Unreachable:
             return exit_codes.API_UNREACHABLE
         return exit_codes.USER_FAILURE if path == "/fail" else exit_codes.DONE
+
+    def _tell(self, path: str, message: Any) -> str:
+        """Send the report and return its path. A result that the API does not take is reported as a failure."""
+        api, token, patience = ApiClient(self._config.url), self._attempt.token, self._config.report_patience
+        try:
+            api.call(path, message, token=token, patience=patience)
+        except Refused as refused:
+            if path != "/complete" or refused.code == protocol.AttemptClosed:
+                raise
+            # Told, not lost with this process: the run would be tried again, and refused again.
+            path, message = "/fail", protocol.FailRequest(failure=outcome.not_taken(str(refused)))
+            api.call(path, message, token=token, patience=patience)
+        return path
 
     def _lease_lost(self) -> int:
         self._logs.flush(_FLUSH)

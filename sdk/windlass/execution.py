@@ -283,4 +283,4 @@ def _report(error: BaseException, run: CurrentRun) -> protocol.FailRequest:
 
 def _milliseconds_until(when: str | timedelta | datetime) -> int:
     delay = when - datetime.now(UTC) if isinstance(when, datetime) else parse_duration(when)
-    return max(0, round(delay.total_seconds() * 1000))
+    return min(max(0, round(delay.total_seconds() * 1000)), protocol.TEN_YEARS)

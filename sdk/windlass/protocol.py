@@ -26,7 +26,7 @@ An attempt's token is ``<attempt id>.<secret>``: the id finds the row, the hash 
 Errors are :class:`ErrorBody` with the HTTP status. What a runner does with each is in :data:`AttemptClosed`.
 """
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -50,6 +50,12 @@ STEPS_IN_CLAIM_LIMIT: Final = 1024 * 1024
 MAX_LOG_LINE: Final = 16 * 1024
 """Characters of one log line; the rest is cut with a marker."""
 
+DEPTH: Final = 200
+"""Levels of objects and arrays in a user's value. Readers give up at very different depths; none that we know here."""
+
+DIGITS: Final = 300
+"""Longest integer in a user's value. Longer ones are refused by some JSON readers and rounded to infinity by others."""
+
 AttemptClosed: Final = "AttemptClosed"
 """Error code (HTTP 409): the attempt is no longer open. The runner stops the child and exits with 3."""
 
@@ -58,6 +64,15 @@ PodUnknown: Final = "PodUnknown"
 
 ABSENT: Final = msgspec.Raw(b"")
 """No value. Always this object: it is by identity that an absent field is left out of a message."""
+
+TEN_YEARS: Final = 10 * 366 * 86_400_000
+"""Milliseconds: the longest time in a message."""
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=TEN_YEARS)]
+WholeMilliseconds = Annotated[int, msgspec.Meta(ge=0, le=TEN_YEARS)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Key = Annotated[str, msgspec.Meta(max_length=600)]
+"""A name or key that people read and databases index: PostgreSQL's indexes take 2,700 bytes."""
 
 LogStream = Literal["stdout", "stderr", "system"]
 StepState = Literal["running", "succeeded", "failed"]
@@ -83,9 +98,9 @@ class ErrorBody(Message):
 class BlobRef(Message):
     """A value kept outside its row. Its key is project/run/sha256, so it never outlives or leaves its run."""
 
-    sha256: str
+    sha256: Sha256
     """Lower-case hexadecimal digest of the JSON text."""
-    size: int
+    size: Bytes
     """Bytes of the JSON text."""
 
 
@@ -107,20 +122,20 @@ class Failure(Message):
 class Step(Message):
     """One step of a run, as the runner saves it and as the API returns it."""
 
-    key: str
+    key: Key
     """Path of the branch, name and count within the branch: ``charge``, ``charge#2``, ``0.1/fetch``."""
-    name: str
-    args_hash: str
+    name: Key
+    args_hash: Key
     """Hash of the arguments; a replay that finds another hash diverges and never gets the saved value."""
     state: StepState
     result: msgspec.Raw = ABSENT
     """JSON of the returned value; empty when it is a blob or the step has not succeeded."""
     result_ref: BlobRef | None = None
     error: Failure | None = None
-    age_ms: float = 0.0
+    age_ms: Milliseconds = 0.0
     """Milliseconds between the step's start and the moment this message was sent (durations, not clocks: only the
     database's clock decides)."""
-    duration_ms: float | None = None
+    duration_ms: Milliseconds | None = None
     """Milliseconds the body ran; absent while it runs."""
 
 
@@ -130,13 +145,13 @@ class ClaimRequest(Message):
     Sent to ``withdraw`` it hands them back.
     """
 
-    claim_id: str
+    claim_id: Key
     """Random, chosen by the runner for one claim."""
-    pod_name: str
-    pod_uid: str
-    slots: int = 1
+    pod_name: Key
+    pod_uid: Key
+    slots: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     """Most attempts to return."""
-    wait_ms: int = 10_000
+    wait_ms: WholeMilliseconds = 10_000
     """How long the API may hold the request when there is nothing to do."""
     runner_version: str = ""
     credential: Literal["secret", "token"] = "secret"
@@ -190,7 +205,7 @@ class Beat(Message):
     """One slot's sign of life."""
 
     token: str
-    memory_bytes: int | None = None
+    memory_bytes: Bytes | None = None
     """Resident memory of the child's process group; explains a later OOM."""
 
 
@@ -240,7 +255,7 @@ class FailRequest(Message):
     """The attempt has failed; the ledger decides whether it is retried."""
 
     failure: Failure
-    retry_after_ms: int | None = None
+    retry_after_ms: WholeMilliseconds | None = None
     """The user's ``RetryAt``: wait this long instead of the backoff."""
     timed_out: Literal["run", "attempt"] | None = None
     """Which timeout ended it, if one did."""
@@ -251,7 +266,7 @@ class FailRequest(Message):
 class ReleaseRequest(Message):
     """The runner must stop (SIGTERM) and hands the run back; no attempt and no budget is used."""
 
-    reason: str = "PodTerminated"
+    reason: Key = "PodTerminated"
 
 
 class Outcome(Message):
@@ -265,11 +280,11 @@ class Outcome(Message):
 class LogLine(Message):
     """One line of output."""
 
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     """Numbered by the runner from 1 without gaps, over all streams of the attempt."""
     stream: LogStream
     text: str
-    age_ms: float = 0.0
+    age_ms: Milliseconds = 0.0
     """Milliseconds between the line and the moment this message was sent."""
     step: str | None = None
 

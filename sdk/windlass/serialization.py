@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from windlass.errors import SerializationError
-from windlass.unserializable import explain, fields_of, find_problem, named
+from windlass.unserializable import DEPTH, explain, fields_of, find_problem, named
 
 EMPTY: Final = inspect.Parameter.empty
 _RUN: Final = 150
@@ -46,6 +46,8 @@ def _encode_plain(value: Any, what: str) -> bytes | None:
         raise explain(value, what, error) from None
     except TypeError:
         return None
+    if data.count(b"[") + data.count(b"{") > DEPTH:
+        _refuse(value, what)  # perhaps deeper than the API takes
     if len(data) > 300 and any(data[at : at + _RUN].isdigit() for at in range(0, len(data), _RUN)):
         _refuse(value, what)  # an integer that most readers cannot hold; in a string it is welcome
     return data

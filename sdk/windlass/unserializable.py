@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from windlass.errors import SerializationError
 
-_DEEPEST: Final = 200
-"""Levels of values that need pydantic, which gives up soon after; and here each level takes frames of the stack."""
+DEPTH: Final = 200
+"""Levels of objects and arrays that the API takes (``protocol.DEPTH``); pydantic gives up soon after."""
 _DIGITS: Final = 300
 """Of the longest integer: some JSON readers refuse longer ones, others round them to infinity."""
 _BEYOND: Final = 10**_DIGITS
@@ -55,7 +55,7 @@ def _find(value: Any, path: str, above: frozenset[int], *, in_model: bool) -> st
         return problem
     if id(value) in above:
         return f"{path or _SELF} contains itself."
-    if len(above) > _DEEPEST:
+    if len(above) >= DEPTH and (isinstance(value, Mapping | list | tuple | set | frozenset) or fields_of(value)):
         return f"{path[:80]}… is nested too deeply."
     items = _parts(value, path)
     inside = above | {id(value)}
@@ -112,7 +112,7 @@ def _refused_part(value: Any, path: str, depth: int) -> str | None:
     """Return the innermost part that pydantic refuses, or None if it refuses none."""
     if _accepted(value):
         return None
-    if depth < _DEEPEST:
+    if depth < DEPTH:
         for at, item in _parts(value, path):
             found = _refused_part(item, at, depth + 1)
             if found is not None:

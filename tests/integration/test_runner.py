@@ -234,3 +234,16 @@ async def test_code_that_starts_threads_at_import_runs_in_a_fresh_interpreter(
     await run_once(world, url, PYTHONPATH=str(tmp_path), WINDLASS_PRELOAD="threaded")
     assert (await world.get(run_id))["state"] == "Succeeded"
     assert any("fresh interpreter" in line for line in await logs_of(world, run_id))
+
+
+async def test_a_result_that_the_api_refuses_fails_the_run_in_the_apis_words(world: World, url: str) -> None:
+    body = (
+        "import json\nimport windlass.serialization as s\n"
+        "s._encode_plain = lambda value, what: b'[' * 300 + b']' * 300\n"
+        "@task\ndef main():\n    return 1\n"
+    )
+    run_id = await world.submit(code(body), name="job")
+    await run_once(world, url)
+    row = await world.get(run_id)
+    assert (row["state"], row["reason"]) == ("Failed", "ResultNotSerializable")
+    assert row["message"] == "The result was refused: PayloadInvalid: result is nested deeper than 200 levels."

@@ -13,11 +13,12 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from windlass.durations import InvalidDurationError, parse_duration
-from windlass.protocol import BODY_LIMIT
+from windlass.protocol import BODY_LIMIT, DEPTH
 from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.messages import read_body
 from windlass_operator.api.openapi import TRIGGER_BODY, answer, refusals
 from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery
-from windlass_operator.api.runtime import bearer, read_body
+from windlass_operator.api.runtime import bearer
 from windlass_operator.api.schemas import EventPage, LogPage, Run, RunPage, StepPage, TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
@@ -209,7 +210,7 @@ class PublicRoutes:
         data = await read_body(request, BODY_LIMIT) or b"{}"
         require_json(request)
         # One level more than a payload may have: the body is an object around it.
-        depth = payloads.DEPTH + 1
+        depth = DEPTH + 1
         value = await self._submissions.large.run(
             lambda: payloads.parse(data, field="body", depth=depth), size=len(data)
         )

@@ -6,7 +6,7 @@ The namespace is never taken from a body: it is that of the attempt's token or o
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -15,17 +15,12 @@ from starlette.routing import Route
 
 from windlass import protocol
 from windlass_operator.api.errors import error_response
-from windlass_operator.domain.errors import (
-    InvalidRequestError,
-    PayloadTooLargeError,
-    UnauthorizedError,
-    WindlassError,
-)
+from windlass_operator.api.messages import read_body, read_message
+from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError, WindlassError
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.steps import StepService
 
-M = TypeVar("M")
 Handler = Callable[[Request], Awaitable[Response]]
 _LONGEST_WAIT = 30.0
 _LOOK_AGAIN = 1.0
@@ -104,7 +99,7 @@ class RuntimeRoutes:
     async def _claim_of(self, request: Request) -> tuple[protocol.ClaimRequest, PodIdentity]:
         """Return a claim and who makes it."""
         credential = bearer(request)  # first: no body is read for nobody
-        body = await _body(request, protocol.ClaimRequest)
+        body = await read_message(request, protocol.ClaimRequest)
         if body.credential != "token":
             return body, PodIdentity(body.pod_uid, body.pod_name, secret=credential)
         name, uid = await self._vouch.pod_of(credential)
@@ -114,11 +109,11 @@ class RuntimeRoutes:
 
     async def heartbeat(self, request: Request) -> Response:
         """Keep leases."""
-        return _json(await self._attempts.heartbeat(await _body(request, protocol.HeartbeatRequest)))
+        return _json(await self._attempts.heartbeat(await read_message(request, protocol.HeartbeatRequest)))
 
     async def save_steps(self, request: Request) -> Response:
         """Save checkpoints."""
-        await self._steps.save(bearer(request), await _body(request, protocol.SaveStepsRequest))
+        await self._steps.save(bearer(request), await read_message(request, protocol.SaveStepsRequest))
         return Response(status_code=204)  # no body, so one packet: head and body leave in two writes
 
     async def load_steps(self, request: Request) -> Response:
@@ -131,19 +126,23 @@ class RuntimeRoutes:
 
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""
-        return _json(await self._attempts.complete(bearer(request), await _body(request, protocol.CompleteRequest)))
+        return _json(
+            await self._attempts.complete(bearer(request), await read_message(request, protocol.CompleteRequest))
+        )
 
     async def fail(self, request: Request) -> Response:
         """End a failed attempt."""
-        return _json(await self._attempts.fail(bearer(request), await _body(request, protocol.FailRequest)))
+        return _json(await self._attempts.fail(bearer(request), await read_message(request, protocol.FailRequest)))
 
     async def release(self, request: Request) -> Response:
         """Hand a run back."""
-        return _json(await self._attempts.release(bearer(request), await _body(request, protocol.ReleaseRequest)))
+        return _json(
+            await self._attempts.release(bearer(request), await read_message(request, protocol.ReleaseRequest))
+        )
 
     async def logs(self, request: Request) -> Response:
         """Save log lines."""
-        await self._steps.log(bearer(request), await _body(request, protocol.LogsRequest))
+        await self._steps.log(bearer(request), await read_message(request, protocol.LogsRequest))
         return Response(status_code=204)
 
     async def put_blob(self, request: Request) -> Response:
@@ -172,32 +171,6 @@ def _guarded(handler: Handler) -> Handler:
             return error_response(error)
 
     return guarded
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body, refused before it is parsed when it is too large.
-
-    Raises:
-        PayloadTooLargeError: It has more than ``limit`` bytes, announced or not.
-    """
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
-        raise PayloadTooLargeError(f"The body has {announced} bytes; the limit is {limit}.")
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise PayloadTooLargeError(f"The body has more than {limit} bytes.")
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _body(request: Request, model: type[M]) -> M:
-    data = await read_body(request, protocol.BODY_LIMIT)
-    try:
-        return msgspec.json.decode(data, type=model)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"The body is not a {model.__name__}: {str(error)[:200]}") from None
 
 
 def bearer(request: Request) -> str:

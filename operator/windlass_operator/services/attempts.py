@@ -22,6 +22,7 @@ from windlass_operator.ledger import attempts, runs, steps
 from windlass_operator.ledger.attempts import LockedAttempt, Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun, Value
+from windlass_operator.services import payloads
 
 log = structlog.get_logger()
 
@@ -172,9 +173,14 @@ class AttemptService:
 
         Raises:
             AttemptClosedError: The attempt is closed, and not by this call.
+            PayloadInvalidError: Not every reader could read the result. The attempt stays open.
+            PayloadTooLargeError: The result belongs into a blob.
         """
+        result = bytes(request.result)
+        if result:
+            payloads.check_value(result, field="result")
         value = Value(
-            text=bytes(request.result).decode() or None,
+            text=result.decode() or None,
             sha256=request.result_ref.sha256 if request.result_ref else None,
             size=request.result_ref.size if request.result_ref else None,
         )

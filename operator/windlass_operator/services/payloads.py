@@ -15,13 +15,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import jsonschema_rs
 
-from windlass.protocol import INLINE_LIMIT
+from windlass.protocol import DEPTH, DIGITS, INLINE_LIMIT
 from windlass_operator.domain.errors import PayloadInvalidError, PayloadTooLargeError
-
-DEPTH: Final = 200
-"""Levels of objects and arrays. Readers give up at very different depths; none that we know gives up here."""
-DIGITS: Final = 300
-"""Longest integer accepted. Longer ones are refused by some JSON readers and rounded to infinity by others."""
 
 CONTAINERS: Final = 250_000
 """Objects and arrays in one payload. Each takes a hundred bytes and more: 8 MiB of ``[],`` would take 200 MiB."""
@@ -102,6 +97,22 @@ def encoded(value: Any, *, field: str = "payload", limit: int = INLINE_LIMIT) ->
             hint=hint or "Put the data into an object store and pass its key.",
         )
     return data
+
+
+def check_value(data: bytes, *, field: str) -> None:
+    """Hold a value that a runner sends to the same rules, so that everybody can read it back.
+
+    Raises:
+        PayloadInvalidError: It breaks a rule of :func:`parse`.
+        PayloadTooLargeError: It is too large for a row.
+    """
+    if len(data) > INLINE_LIMIT:
+        raise PayloadTooLargeError(
+            f"{field} has {len(data)} bytes; the limit here is {INLINE_LIMIT}.",
+            field=field,
+            hint="Upload it with PUT blobs/{sha256} and send its reference.",
+        )
+    parse(data, field=field)
 
 
 class LargeValues:

@@ -9,6 +9,7 @@ from windlass_operator.domain.errors import AttemptClosedError, UnauthorizedErro
 from windlass_operator.ledger import logs, runs, steps
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.steps import StepWrite
+from windlass_operator.services import payloads
 from windlass_operator.services.attempts import parse_token
 from windlass_operator.services.batch import Batch
 
@@ -36,12 +37,18 @@ class StepService:
 
         Raises:
             AttemptClosedError: The attempt is no longer open; nothing was written.
+            PayloadInvalidError: Not every reader could read a result.
+            PayloadTooLargeError: A result belongs into a blob.
         """
         if not request.steps:
             return
         parsed = parse_token(token)
         if parsed is None:
             raise UnauthorizedError("The token belongs to no attempt.")
+        for step in request.steps:
+            result = bytes(step.result)
+            if result:
+                payloads.check_value(result, field=f"result of step {step.key[:100]!r}")
         run_id = await self._batch([StepWrite(*parsed, step=step) for step in request.steps])
         if run_id is None:
             raise AttemptClosedError
@@ -71,8 +78,5 @@ class StepService:
         parsed = parse_token(token)
         if parsed is None:
             raise UnauthorizedError("The token belongs to no attempt.")
-        lines = [line for line in request.lines if line.seq > 0]
-        for line in lines:
-            line.text = line.text.replace("\x00", "\\u0000")  # Postgres text has no NUL
-        if lines and not await logs.save(self._database, *parsed, lines):
+        if request.lines and not await logs.save(self._database, *parsed, request.lines):
             raise AttemptClosedError

@@ -1,0 +1,72 @@
+"""Messages of runners: capped before they are parsed, and held to what the ledger can keep.
+
+The types' own bounds stand in ``windlass.protocol``. Here is what they cannot say: text that PostgreSQL refuses.
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from windlass import protocol
+from windlass_operator.domain.errors import InvalidRequestError, PayloadTooLargeError
+
+M = TypeVar("M", bound=protocol.Message)
+_FREE_TEXT: Final = frozenset({"text", "message", "traceback"})
+"""Fields in which people read: what cannot be kept is spelled out. Anything else is a key, and must stay what it is."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body, refused before it is parsed when it is too large.
+
+    Raises:
+        PayloadTooLargeError: It has more than ``limit`` bytes, announced or not.
+    """
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise PayloadTooLargeError(f"The body has {announced} bytes; the limit is {limit}.")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLargeError(f"The body has more than {limit} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def read_message(request: Request, model: type[M]) -> M:
+    """Return the message that a body is.
+
+    Raises:
+        PayloadTooLargeError: The body is over the cap.
+        InvalidRequestError: It is not such a message; the text says where.
+    """
+    data = await read_body(request, protocol.BODY_LIMIT)
+    try:
+        if not data.isascii():
+            data.decode()  # values of users are not decoded below
+        message = msgspec.json.decode(data, type=model)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is not a {model.__name__}: {str(error)[:200]}") from None
+    if b"\\u0000" in data:
+        _without_nul(message, "$")
+    return message
+
+
+def _without_nul(message: Any, path: str) -> None:
+    """Spell NUL out in free text and refuse it elsewhere: PostgreSQL's text has none."""
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        where = f"{path}.{name}"
+        if isinstance(value, str) and "\0" in value:
+            if name not in _FREE_TEXT:
+                raise InvalidRequestError(
+                    f"The body has a NUL character at {where}.", field=where, hint="Names and keys have none."
+                )
+            setattr(message, name, value.replace("\0", "\\u0000"))
+        elif isinstance(value, msgspec.Struct):
+            _without_nul(value, where)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, msgspec.Struct):
+                    _without_nul(item, f"{where}[{index}]")
