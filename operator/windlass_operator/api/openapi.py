@@ -186,6 +186,10 @@ def document(app: FastAPI) -> dict[str, Any]:
             # FastAPI's own idea of a refused parameter: we answer 400 with our body instead.
             if "HTTPValidationError" in str(operation["responses"].get("422", {}).get("content")):
                 del operation["responses"]["422"]
+            for response in operation["responses"].values():
+                for name, example in response["content"]["application/json"]["examples"].items():
+                    # FastAPI leaves every null out, in the values of examples too.
+                    example["value"] = EXAMPLES.get(name, example["value"])
             for parameter in operation.get("parameters", ()):
                 parameter.setdefault("description", _PARAMETERS.get(parameter["name"], ""))
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -38,6 +38,12 @@ class TriggerRequest(BaseModel):
     """A word for this run. If the Task has a run of the last 30 days with the same one that has not failed, it is
     the answer (200, `deduplicated`), whatever its payload is: repeat a request as often as you like."""
 
+    @field_validator("version", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """JSON has one kind of number, and its schema takes 3.0 for an integer."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
     @field_validator("tags")
     @classmethod
     def _unique(cls, tags: list[str]) -> list[str]:

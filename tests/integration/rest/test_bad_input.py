@@ -227,7 +227,8 @@ async def test_a_large_payload_is_stored_beside_its_run(rest: Rest) -> None:
         (b'{"tags": ["a\\u0000"]}', 400, "The body is not a trigger request: tags.0: String should match pattern"),
         (b'{"tags": "a"}', 400, "The body is not a trigger request: tags: Input should be a valid list"),
         (b'{"version": "1"}', 400, "The body is not a trigger request: version: Input should be a valid integer"),
-        (b'{"version": 1e3}', 400, "The body is not a trigger request: version: Input should be a valid integer"),
+        (b'{"version": 1.5}', 400, "The body is not a trigger request: version: Input should be a valid integer"),
+        (b'{"version": 1.0}', 201, ""),
         (b'{"version": 2147483648}', 400, "The body is not a trigger request: version: Input should be less than"),
     ],
 )
