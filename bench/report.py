@@ -52,8 +52,10 @@ def _goal(goal: str, ours: float, ratio: float | None) -> str:
     if not goal:
         return ""
     value = ratio if goal.startswith("ratio") else ours
-    limit = float(goal.removeprefix("ratio").removeprefix("<="))
-    return f"; goal {goal}: {'met' if value is not None and value <= limit else 'MISSED'}"
+    bound = goal.removeprefix("ratio")
+    limit = float(bound[2:])
+    met = value is not None and (value <= limit if bound.startswith("<=") else value >= limit)
+    return f"; goal {goal}: {'met' if met else 'MISSED'}"
 
 
 def write(figures: list[Figure]) -> None:
