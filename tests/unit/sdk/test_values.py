@@ -31,7 +31,7 @@ def test_a_value_at_the_limits_is_saved(value: Any) -> None:
         ({"a": float("nan")}, "The result cannot be saved: .a is nan, which JSON does not have."),
         (["\ud800"], "The result cannot be saved: [0] has a lone surrogate, which UTF-8 cannot carry."),
     ],
-    ids=["201 levels", "5,000 levels", "301 digits", "5,001 digits", "NaN", "surrogate"],
+    ids=["201 levels", "beside others", "5,000 levels", "301 digits", "5,001 digits", "NaN", "surrogate"],
 )
 def test_a_value_that_others_could_not_read_is_refused_with_its_place(value: Any, message: str) -> None:
     with pytest.raises(SerializationError) as refused:
