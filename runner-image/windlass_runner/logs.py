@@ -1,16 +1,22 @@
 """Log lines: split, redacted, numbered, echoed, and sent in batches by a thread of their own."""
 
 import collections
+import contextlib
 import sys
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TextIO
 
 from windlass import protocol
 from windlass_runner.api import ApiClient, Refused, Unreachable
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
 """Lines that wait for the API; beyond that they are dropped with a marker: user code is never blocked by its log."""
+BURST_BYTES: Final = 8 << 20
+"""What an attempt may log at once; see :class:`Allowance`."""
+BYTES_PER_SECOND: Final = 1 << 20
+"""What it may log after that: 86 GB a day, which is a lot for reading."""
 _BATCH_LINES: Final = 500
 _BATCH_BYTES: Final = 256 * 1024
 _EVERY: Final = 0.2
@@ -18,16 +24,58 @@ _SHORTEST_SECRET: Final = 6
 _HIDDEN: Final = "[redacted]"
 
 
-class Lines:
-    """Splits one stream into lines, whatever the chunks are."""
+class Allowance:
+    """How much an attempt may log: a burst, and then a rate. One for all of its streams.
 
-    def __init__(self) -> None:
+    Without it one run that prints in a loop would fill the ledger and its node's disk at the expense of all others.
+
+    Args:
+        burst: Bytes at once.
+        rate: Bytes a second.
+        now: Seconds, for tests.
+    """
+
+    def __init__(
+        self, burst: float = BURST_BYTES, rate: float = BYTES_PER_SECOND, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._burst, self._rate, self._now = burst, rate, now
+        self._left, self._at = burst, now()
+        self._least = 0.0
+
+    def take(self, size: int) -> bool:
+        """Return whether ``size`` bytes may be logged now, and count them if so."""
+        at = self._now()
+        self._left = min(self._burst, self._left + (at - self._at) * self._rate)
+        self._at = at
+        if self._left < max(size, self._least):
+            self._least = min(self._rate, self._burst)  # a second of silence, not a marker between any two lines
+            return False
+        self._least = 0.0
+        self._left -= size
+        return True
+
+
+class Lines:
+    """Splits one stream into lines, whatever the chunks are.
+
+    Args:
+        allowance: What is over it is dropped, with a marker in its place.
+    """
+
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._allowance = allowance or Allowance()
         self._rest = b""
         self._cut = False
+        self._dropped = 0
 
     def feed(self, chunk: bytes) -> list[str]:
         """Return the lines that ``chunk`` completes. A line over the limit is cut, with a marker."""
-        lines = []
+        if self._cut and not self._dropped and b"\n" not in chunk:
+            return []  # the rest of a line that was cut
+        if not self._allowance.take(len(chunk)):
+            self._drop(chunk)
+            return []
+        lines = self._marker()
         *whole, self._rest = (self._rest + chunk).split(b"\n")
         for line in whole:
             if self._cut:
@@ -44,7 +92,20 @@ class Lines:
     def end(self) -> list[str]:
         """Return what is left without a line end."""
         rest, self._rest = self._rest, b""
-        return [_text(rest)] if rest and not self._cut else []
+        return self._marker() + ([_text(rest)] if rest and not self._cut else [])
+
+    def _drop(self, chunk: bytes) -> None:
+        """Count and forget: to look at each line is what there is no time for."""
+        self._dropped += len(self._rest) + len(chunk)
+        self._rest = b""
+        self._cut = not chunk.endswith(b"\n")
+
+    def _marker(self) -> list[str]:
+        if not self._dropped:
+            return []
+        dropped, self._dropped = self._dropped, 0
+        limits = f"{BURST_BYTES >> 20} MiB at once and {BYTES_PER_SECOND >> 20} MiB/s after that"
+        return [f"… {dropped} bytes dropped: an attempt may log {limits}"]
 
 
 def _text(line: bytes) -> str:
@@ -67,6 +128,14 @@ class Redactor:
         return line
 
 
+def _echo(output: TextIO, lines: list[str]) -> None:
+    if lines:
+        lines.append("")
+        with contextlib.suppress(OSError):  # whoever reads our output is gone, or its disk is full
+            output.write("\n".join(lines))
+            output.flush()
+
+
 class LogSender:
     """Numbers the lines of one attempt and sends them.
 
@@ -80,6 +149,7 @@ class LogSender:
         self._api = ApiClient(url)
         self._token = token
         self._redact = redact
+        self._new: list[tuple[protocol.LogStream, str]] = []
         self._seq = 0
         self._dropped = 0
         self._bytes = 0
@@ -92,33 +162,43 @@ class LogSender:
         self._thread.start()
 
     def add(self, stream: protocol.LogStream, text: str) -> None:
-        """Take a line: echo it, and send it soon."""
-        text = self._redact(text)
-        print(text, file=sys.stderr if stream == "stderr" else sys.stdout)
+        """Take a line. It is shown and sent after the next :meth:`pass_on`: once for a chunk, not for each line."""
+        self._new.append((stream, self._redact(text)))
+
+    def pass_on(self) -> None:
+        """Print what was added, for ``kubectl logs``, and let it be sent soon."""
+        if not self._new:
+            return
+        new, self._new = self._new, []
+        _echo(sys.stdout, [text for stream, text in new if stream == "stdout"])
+        _echo(sys.stderr, [text for stream, text in new if stream == "stderr"])
+        now = time.monotonic()
         with self._wake:
-            if self._bytes > _MOST_BYTES:
-                self._dropped += 1
-                return
-            if self._dropped:
-                marker, self._dropped = f"… {self._dropped} lines dropped: the API did not take them in time", 0
-                self._append("system", marker)
-            self._append(stream, text)
+            for stream, text in new:
+                if self._bytes > _MOST_BYTES:
+                    self._dropped += 1
+                    continue
+                self._append_marker(now)
+                self._append(stream, text, now)
             if len(self._waiting) >= _BATCH_LINES or self._bytes >= _BATCH_BYTES:
                 self._wake.notify()
 
-    def _append(self, stream: protocol.LogStream, text: str) -> None:
+    def _append_marker(self, now: float) -> None:
+        if self._dropped:
+            marker, self._dropped = f"… {self._dropped} lines dropped: the API did not take them in time", 0
+            self._append("system", marker, now)
+
+    def _append(self, stream: protocol.LogStream, text: str, now: float) -> None:
         self._seq += 1
         self._bytes += len(text) + 50
-        self._waiting.append((time.monotonic(), protocol.LogLine(seq=self._seq, stream=stream, text=text)))
+        self._waiting.append((now, protocol.LogLine(seq=self._seq, stream=stream, text=text)))
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything was sent, for some seconds at most. Returns whether it was."""
-        sys.stdout.flush()
+        self.pass_on()
         until = time.monotonic() + seconds
         with self._wake:
-            if self._dropped:
-                marker, self._dropped = f"… {self._dropped} lines dropped: the API did not take them in time", 0
-                self._append("system", marker)
+            self._append_marker(time.monotonic())
             self._flush = True
             self._wake.notify()
             while (self._waiting or not self._idle) and time.monotonic() < until:

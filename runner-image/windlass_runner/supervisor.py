@@ -20,7 +20,7 @@ from windlass_runner import exit_codes, memory, outcome
 from windlass_runner.api import ApiClient, Refused, Unreachable
 from windlass_runner.config import Config
 from windlass_runner.heartbeats import Heartbeats
-from windlass_runner.logs import Lines, LogSender, Redactor
+from windlass_runner.logs import Allowance, Lines, LogSender, Redactor
 from windlass_runner.zygote_process import Zygote
 
 _STREAMS: Final[tuple[protocol.LogStream, ...]] = ("stdout", "stderr")
@@ -62,6 +62,7 @@ class Supervisor:
         credential, _ = config.credential()
         self._redact = Redactor([*config.secrets, attempt.token, credential])
         self._logs = LogSender(config.url, attempt.token, self._redact)
+        self._allowance = Allowance()
         self._selector = selectors.DefaultSelector()
         self._streams: dict[int, tuple[protocol.LogStream, Lines]] = {}
         self._waited_for: set[int] = set()
@@ -113,7 +114,7 @@ class Supervisor:
 
     def _add_stream(self, read: int, stream: protocol.LogStream) -> None:
         os.set_blocking(read, False)
-        self._streams[read] = (stream, Lines())
+        self._streams[read] = (stream, Lines(self._allowance))
         self._selector.register(read, selectors.EVENT_READ)
 
     def _over(self) -> bool:
@@ -141,6 +142,7 @@ class Supervisor:
         chunk = os.read(descriptor, 1 << 16)
         for line in lines.feed(chunk) if chunk else lines.end():
             self._line(stream, line)
+        self._logs.pass_on()
         if not chunk:
             del self._streams[descriptor]
             self._waited_for.discard(descriptor)
@@ -263,7 +265,7 @@ class Supervisor:
         if found is None:
             return self._lease_lost()
         path, message = found
-        self._logs.flush(_FLUSH)
+        flushed = self._logs.flush(_FLUSH)
         try:
             path = self._tell(path, message)
         except Refused as refused:
@@ -272,6 +274,8 @@ class Supervisor:
             return exit_codes.LEASE_LOST
         except Unreachable:
             return exit_codes.API_UNREACHABLE
+        if not flushed:  # the API is back
+            self._logs.flush(_FLUSH)
         return exit_codes.USER_FAILURE if path == "/fail" else exit_codes.DONE
 
     def _tell(self, path: str, message: Any) -> str:

@@ -1,10 +1,15 @@
 """Stopping: a pod that must end, a run that was cancelled."""
 
+import json
 import signal
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
 
 from tests.support.eventually import eventually
 from tests.support.proxy import Loss, proxied
-from tests.support.runner import code, ended, run_once, runner
+from tests.support.runner import beat_often, code, ended, logs_of, run_once, runner, said
 from tests.support.world import World
 from windlass_runner import exit_codes
 
@@ -54,3 +59,142 @@ async def test_sigterm_while_the_api_is_out_of_reach_ends_the_pod_within_its_gra
 
 async def _calls(number: int) -> int:
     return number
+
+
+@pytest.mark.usefixtures("beats")
+async def test_cancelling_lets_asynchronous_code_clean_up(world: World, url: str) -> None:
+    body = """
+import asyncio
+@step
+async def undo():
+    return "undone"
+@task
+async def main():
+    print("on it", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        await asyncio.sleep(0.2)
+        print("clean", flush=True)
+"""
+    run_id = await world.submit(code(body))
+    assert await _cancelled(world, url, run_id) == exit_codes.USER_FAILURE
+    assert await logs_of(world, run_id) == ["on it", "cleaning up", "clean"]
+
+
+@pytest.mark.usefixtures("beats")
+async def test_cancelling_stops_synchronous_code_at_its_next_step(world: World, url: str) -> None:
+    body = """
+import time
+@step
+def work(n):
+    return n
+@task
+def main():
+    print("on it", flush=True)
+    for n in range(1000):
+        work(n)
+        time.sleep(0.02)
+"""
+    run_id = await world.submit(code(body))
+    assert await _cancelled(world, url, run_id) == exit_codes.USER_FAILURE
+    assert json.loads((await world.get(run_id))["error"])["type"] == "RunCancelled"
+
+
+@pytest.mark.parametrize(
+    "stubborn",
+    [
+        "import time\n    time.sleep(60)",
+        "import signal, time\n    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n    time.sleep(60)",
+        # C code that keeps the interpreter's lock and never looks for signals.
+        "import collections, itertools\n    collections.deque(itertools.repeat(0), maxlen=0)",
+        "import re\n    re.match('(a*)*b', 'a' * 40)",
+    ],
+)
+@pytest.mark.usefixtures("beats")
+async def test_code_that_does_not_end_within_the_grace_is_killed(
+    world: World, url: str, monkeypatch: pytest.MonkeyPatch, stubborn: str
+) -> None:
+    monkeypatch.setattr("windlass_operator.config.CANCEL_GRACE", timedelta(milliseconds=300))
+    run_id = await world.submit(code(f"@task\ndef main():\n    print('on it', flush=True)\n    {stubborn}\n"))
+    assert await _cancelled(world, url, run_id) == exit_codes.USER_FAILURE
+    error = json.loads((await world.get(run_id))["error"])
+    assert error["message"] == "The code did not end within the grace period."
+
+
+@pytest.mark.usefixtures("beats")
+async def test_a_result_that_was_ready_before_the_cancellation_counts(world: World, url: str) -> None:
+    body = "import time\n@task\ndef main():\n    print('on it', flush=True)\n    time.sleep(0.7)\n    return 'ready'\n"
+    run_id = await world.submit(code(body))
+    async with runner(world, url) as process:
+        await said(world, run_id, "on it")
+        await world.runs.cancel(run_id, reason="Cancelled", message="by a test")
+        assert (await ended(process))[0] == exit_codes.DONE
+    assert (await world.get(run_id))["state"] == "Succeeded"
+
+
+@pytest.mark.usefixtures("beats")
+async def test_a_run_cancelled_while_its_code_is_loaded_does_not_run_a_step(world: World, url: str) -> None:
+    body = """
+import time
+print("loading", flush=True)
+time.sleep(0.7)
+@step
+def charge(): pass
+@task
+def main():
+    charge()
+"""
+    run_id = await world.submit(code(body))
+    async with runner(world, url) as process:
+        await said(world, run_id, "loading")
+        await world.runs.cancel(run_id, reason="Cancelled", message="by a test")
+        assert (await ended(process))[0] == exit_codes.USER_FAILURE
+    assert (await world.get(run_id))["state"] == "Cancelled"
+    assert await world.runs.steps(run_id, after=0, limit=10) == []
+
+
+async def test_sigterm_lets_a_step_finish_and_hands_the_rest_back(world: World, url: str) -> None:
+    body = """
+import time
+@step
+def first():
+    print("first", flush=True)
+    time.sleep(0.5)
+    return 1
+@step
+def second():
+    print("second in attempt", current_run().attempt, flush=True)
+    return 2
+@task
+def main():
+    return [first(), second()]
+"""
+    run_id = await world.submit(code(body))
+    async with runner(world, url) as process:
+        await said(world, run_id, "first")
+        process.send_signal(signal.SIGTERM)
+        assert (await ended(process))[0] == exit_codes.DONE
+    row = await world.get(run_id)
+    assert row["user_failures"] == row["infra_failures"] == 0
+    if row["state"] == "Queued":
+        assert (await run_once(world, url))[0] == exit_codes.DONE
+    assert json.loads((await world.get(run_id))["result"]) == [1, 2]
+    assert (await logs_of(world, run_id)).count("first") == 1
+
+
+async def _cancelled(world: World, url: str, run_id: UUID) -> int:
+    """Cancel a run when it says that it is on it; return the exit code of its runner."""
+    async with runner(world, url) as process:
+        await said(world, run_id, "on it")
+        await world.runs.cancel(run_id, reason="Cancelled", message="by a test")
+        exit_code, _ = await ended(process)
+    assert (await world.get(run_id))["state"] == "Cancelled"
+    return exit_code
+
+
+@pytest.fixture
+def beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancellation is announced by heartbeats."""
+    beat_often(monkeypatch)
