@@ -25,6 +25,9 @@ from windlass_runner.zygote_process import Zygote
 
 _STREAMS: Final[tuple[protocol.LogStream, ...]] = ("stdout", "stderr")
 _FLUSH: Final = 5.0
+"""Seconds that the report of an attempt waits for its log."""
+_LAST_FLUSH: Final = 30.0
+"""Seconds that the pod waits for the rest of it, after the report."""
 _LINGER: Final = 1.0
 """Seconds after the child's end that its output is waited for: who holds a pipe longer has left its group."""
 _MOST_LEFT: Final = 1 << 20
@@ -88,9 +91,9 @@ class Supervisor:
                     self._ready(key.fd)
                 self._check_timers()
             self._read_what_is_left()
+            return self._report()  # which may have to wait for the API: the lease is kept until it is done
         finally:
             heartbeats.stop()
-        return self._report()
 
     def _start(self) -> None:
         for read, stream in zip(self._zygote.outputs, _STREAMS, strict=True):
@@ -274,8 +277,8 @@ class Supervisor:
             return exit_codes.LEASE_LOST
         except Unreachable:
             return exit_codes.API_UNREACHABLE
-        if not flushed:  # the API is back
-            self._logs.flush(_FLUSH)
+        if not flushed:  # nobody waits for us any more
+            self._logs.flush(_LAST_FLUSH)
         return exit_codes.USER_FAILURE if path == "/fail" else exit_codes.DONE
 
     def _tell(self, path: str, message: Any) -> str:

@@ -1,5 +1,8 @@
 """What users' code prints, however it does."""
 
+import asyncio
+import os
+
 import pytest
 
 from tests.support.proxy import proxied
@@ -27,29 +30,24 @@ async def test_a_flood_of_logs_is_capped_while_heartbeats_go_on(
 ) -> None:
     beat_often(monkeypatch, 100)
     body = """
-import os, time
-line = b"y" * 99 + b"\\n"
+import os
+block = (b"y" * 99 + b"\\n") * 2000
 @task
 def main():
-    until = time.monotonic() + 2
-    written = 0
-    while time.monotonic() < until:
-        written += os.write(1, line * 2000)
-    return written
+    for _ in range(500):
+        os.write(1, block)
 """
     run_id = await world.submit(code(body))
     async with proxied(url) as proxy, runner(world, proxy.url) as process:
         exit_code, output = await ended(process, seconds=60)
-    assert exit_code == exit_codes.DONE
-    row = await world.get(run_id)
-    assert int(row["result"]) > 30_000_000, "the code is not held up by its log"
-    assert proxy.calls["heartbeat"] > 8
-    (attempt,) = await world.database.fetch("SELECT closed_at, outcome FROM attempt")
-    assert attempt["outcome"] == "Succeeded"
-    assert len(output) < 30_000_000
+    assert exit_code == exit_codes.DONE, "100 MB are written, although the API takes a fraction of them"
+    assert (await world.get(run_id))["state"] == "Succeeded"
+    assert len(output) < 40_000_000
     assert "bytes dropped: an attempt may log 8 MiB at once and 1 MiB/s after that" in output
     rows = await world.database.fetch("SELECT DISTINCT text FROM log WHERE text LIKE '%%bytes dropped%%'")
     assert rows, "the run's own log says so too"
+    (attempt,) = await world.database.fetch("SELECT extract(epoch FROM closed_at - started_at) AS seconds FROM attempt")
+    assert proxy.calls["heartbeat"] > attempt["seconds"], "ten a second are due"
 
 
 async def test_a_last_line_without_an_end_and_bytes_that_are_no_text_arrive(world: World, url: str) -> None:
@@ -81,9 +79,11 @@ async def test_lines_are_shown_as_they_come_not_when_the_run_ends(world: World, 
 
 
 async def test_a_runner_whose_own_output_is_closed_finishes_its_run(world: World, url: str) -> None:
-    body = "import time\n@task\ndef main():\n    for n in range(200): print('x' * 1000)\n    return 'fine'\n"
+    body = "@task\ndef main():\n    for n in range(200): print('x' * 1000)\n    return 'fine'\n"
     run_id = await world.submit(code(body))
-    async with runner(world, url) as process:
-        process._transport.get_pipe_transport(1).close()
-        await ended(process)
+    read, write = os.pipe()
+    os.close(read)
+    async with runner(world, url, write) as process:
+        os.close(write)
+        assert await asyncio.wait_for(process.wait(), 30) == exit_codes.DONE
     assert (await world.get(run_id))["state"] == "Succeeded"

@@ -19,8 +19,10 @@ ONCE = RetryPolicy(max_attempts=1)
 
 
 @asynccontextmanager
-async def runner(world: World, url: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start the pods that are due and a runner in the newest of them."""
+async def runner(
+    world: World, url: str, output: int = asyncio.subprocess.PIPE, /, **env: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start the pods that are due and a runner in the newest of them, which prints to ``output``."""
     await world.pods.start_due()
     seen = list(world.cluster.pods.values())[-1]
     full = {
@@ -37,7 +39,7 @@ async def runner(world: World, url: str, **env: str) -> AsyncIterator[asyncio.su
         "-m",
         "windlass_runner",
         env=full,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 24,
     )
