@@ -4,7 +4,6 @@ import random
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -34,8 +33,7 @@ class ApiClient:
     """One connection; used by one thread."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "localhost", parts.port or 80
+        self._host, self._port = address_of(url)
         self._connection: Connection | None = None
 
     def call(
@@ -101,6 +99,14 @@ class ApiClient:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Return host and port of ``http://host:port``: the operator sets it, so urllib's 5 ms of imports are saved."""
+    host, colon, port = url.partition("://")[2].partition("/")[0].rpartition(":")
+    if not colon or port.endswith("]"):  # no port; a colon may be that of an address in brackets
+        host, port = host + colon + port, ""
+    return host.strip("[]") or "localhost", int(port or 80)
 
 
 def _refused(status: int, answer: bytes) -> Refused:

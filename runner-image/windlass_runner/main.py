@@ -28,9 +28,13 @@ class _StoppedError(Exception):
     """SIGTERM came before anything was claimed."""
 
 
-def main() -> NoReturn:
-    """Run one attempt and exit with a code of :mod:`windlass_runner.exit_codes`."""
-    zygote = Zygote(user_environment(os.environ))
+def main(zygote: Zygote | None = None) -> NoReturn:
+    """Run one attempt and exit with a code of :mod:`windlass_runner.exit_codes`.
+
+    Args:
+        zygote: Started already.
+    """
+    zygote = zygote or Zygote(user_environment(os.environ))
     config = Config(os.environ)
     stopping: list[float] = []
     waiting = [True]

@@ -1,16 +1,16 @@
-"""Process 1's end of the zygote: starts it, hands it attempts, hears of their end."""
+"""Process 1's end of the zygote: starts it, hands it attempts, hears of their end.
+
+Imported before everything else, so it imports nothing that costs: msgspec only when there is something to say.
+"""
 
 import contextlib
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-
-import msgspec
 
 from windlass_runner.zygote_channel import SOCKET
 
@@ -49,6 +49,8 @@ class Zygote:
 
     def preload(self, module: str | None) -> None:
         """Let the zygote import the user's module. Not before process 1 is closed to other processes of its user."""
+        import msgspec
+
         with contextlib.suppress(OSError):  # it has ended, as the next read shows
             self._send(msgspec.json.encode({"preload": module}))
 
@@ -59,6 +61,8 @@ class Zygote:
         if len(attempt) <= _AT_ONCE:
             self._body(attempt)
         else:  # it may be importing for minutes yet, and read nothing
+            import threading
+
             threading.Thread(target=self._body, args=(attempt,), name="attempt", daemon=True).start()
 
     def _body(self, body: bytes) -> None:
@@ -70,6 +74,8 @@ class Zygote:
 
     def read(self) -> list[dict[str, Any]] | None:
         """Return the messages that have come; None when the zygote is gone. Call it when the socket is readable."""
+        import msgspec
+
         try:
             chunk = self.socket.recv(1 << 16)
         except ConnectionError:
