@@ -85,6 +85,11 @@ postgres:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || { \
 	  echo "No PostgreSQL server found; installing it with apt-get."; apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq postgresql >/dev/null; }
 
+.PHONY: compiler
+compiler:
+	@command -v cc >/dev/null || { \
+	  echo "No C compiler found, which the shim is built with; installing it with apt-get."; apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq gcc libc6-dev >/dev/null; }
+
 .PHONY: generate
 generate: setup ## Write the CRDs and the reference tables from the code.
 	$(BIN)/python -m windlass_operator.resources.generate --write
@@ -110,7 +115,7 @@ demo: setup images ## The main job, from nothing: cluster, images, Helm, a run w
 	@$(PYTHON) -m e2e.demo
 
 .PHONY: integration
-integration: setup postgres ## The real runner against the real API and a real ledger; the object store's contract.
+integration: setup postgres compiler ## The real runner against the real API and a real ledger; the object store's contract.
 	$(PYTEST) tests/integration tests/contracts
 
 .PHONY: e2e

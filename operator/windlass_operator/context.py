@@ -71,7 +71,7 @@ class Context:
         identity = cast("Literal['secret', 'token']", config.runner_identity)
         self.cluster = KubeCluster(
             client,
-            RunnerSettings(api_url=config.api_url, identity=identity),
+            RunnerSettings(api_url=config.api_url, identity=identity, runner_image=config.runner_image),
             default_image=config.runner_image,
             namespaces=config.namespaces,
         )

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
@@ -24,8 +25,41 @@ _WITHDRAW = 5.0
 _NOT_DUMPABLE = 4  # PR_SET_DUMPABLE, see prctl(2)
 
 
-class _StoppedError(Exception):
-    """SIGTERM came before anything was claimed."""
+class StoppedError(Exception):
+    """The pod must stop, and nothing is claimed yet."""
+
+
+class Stopping:
+    """What is to happen when the pod must stop: a claim is interrupted, and after it the loop is woken.
+
+    Attributes:
+        times: Monotonic times at which it was asked for.
+        wake: Read and write end of the pipe that wakes the loop.
+    """
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.wake = os.pipe()
+        self._claiming = True
+        for end in self.wake:
+            os.set_blocking(end, False)
+
+    def ask(self, *_: object) -> None:
+        """Stop; a signal handler.
+
+        Raises:
+            StoppedError: Nothing is claimed yet.
+        """
+        self.times.append(time.monotonic())
+        if self._claiming:
+            self._claiming = False
+            raise StoppedError
+        with contextlib.suppress(BlockingIOError):  # full: the loop wakes anyway
+            os.write(self.wake[1], b"s")
+
+    def claimed(self) -> None:
+        """Interrupt nothing from now on."""
+        self._claiming = False
 
 
 def main(zygote: Zygote | None = None) -> NoReturn:
@@ -36,54 +70,51 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     """
     zygote = zygote or Zygote(user_environment(os.environ))
     config = Config(os.environ)
-    stopping: list[float] = []
-    waiting = [True]
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-
-    def stop(*_: object) -> None:
-        stopping.append(time.monotonic())
-        if waiting[0]:
-            waiting[0] = False
-            raise _StoppedError
-        with contextlib.suppress(BlockingIOError):  # full: the loop wakes anyway
-            os.write(write, b"s")
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopping = Stopping()
+    signal.signal(signal.SIGTERM, stopping.ask)
+    signal.signal(signal.SIGINT, stopping.ask)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        attempt = _claim(config, zygote)
-        waiting[0] = False
-    except _StoppedError:
-        _withdraw(config)
-        _leave(exit_codes.DONE)
+        attempt = claim(config, lambda: _let_user_code_in(config, zygote))
+        stopping.claimed()
+    except StoppedError:
+        withdraw(config)
+        leave(exit_codes.DONE)
     except Unreachable as error:
-        _say(f"the API could not be reached: {error}")
-        _leave(exit_codes.API_UNREACHABLE)
+        say(f"the API could not be reached: {error}")
+        leave(exit_codes.API_UNREACHABLE)
     except Refused as error:
-        _say(f"the API refused this pod: {error}")
-        _leave(exit_codes.API_UNREACHABLE)
+        say(f"the API refused this pod: {error}")
+        leave(exit_codes.API_UNREACHABLE)
     if attempt is None:
-        _leave(exit_codes.NOTHING_TO_CLAIM)
+        leave(exit_codes.NOTHING_TO_CLAIM)
     from windlass_runner.supervisor import Supervisor
 
-    supervisor = Supervisor(config, zygote, attempt, claimed_at=time.monotonic(), wake=(read, write), stopping=stopping)
-    _leave(supervisor.run())
+    supervisor = Supervisor(
+        config, zygote, attempt, claimed_at=time.monotonic(), wake=stopping.wake, stopping=stopping.times
+    )
+    leave(supervisor.run())
 
 
-def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
+def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimedAttempt | None:
+    """Ask for work, once for this pod. None: nothing came within the wait.
+
+    Args:
+        config: Of the pod.
+        meanwhile: Called once, while the API thinks.
+
+    Raises:
+        Refused: The API will not have this pod.
+        Unreachable: The API does not answer.
+    """
     request, credential = _claim_request(config)
     started = False
 
-    def meanwhile() -> None:
-        """While the API thinks: close ourselves to other processes of our user, then let user code in."""
+    def sent() -> None:
         nonlocal started
         if not started:
             started = True
-            _close_ourselves()
-            zygote.preload(config.preload)
+            meanwhile()
 
     answer = ApiClient(config.url).call(
         "/claim",
@@ -92,7 +123,7 @@ def _claim(config: Config, zygote: Zygote) -> protocol.ClaimedAttempt | None:
         patience=config.claim_patience,
         timeout=config.wait_ms / 1000 + 30,
         retry_codes=frozenset({protocol.PodUnknown}),
-        sent=meanwhile,
+        sent=sent,
     )
     attempts = msgspec.json.decode(answer, type=protocol.ClaimResponse).attempts
     return attempts[0] if attempts else None
@@ -111,11 +142,17 @@ def _claim_request(config: Config) -> tuple[protocol.ClaimRequest, str]:
     return request, credential
 
 
-def _withdraw(config: Config) -> None:
+def withdraw(config: Config) -> None:
     """Hand back what the claim may have taken: we were stopped before its answer came, so only the API knows."""
     request, credential = _claim_request(config)
     with contextlib.suppress(Refused, Unreachable):
         ApiClient(config.url).call("/withdraw", request, token=credential, patience=_WITHDRAW, timeout=_WITHDRAW)
+
+
+def _let_user_code_in(config: Config, zygote: Zygote) -> None:
+    """Close ourselves to other processes of our user, then let the zygote import the user's module."""
+    _close_ourselves()
+    zygote.preload(config.preload)
 
 
 def _close_ourselves() -> None:
@@ -123,16 +160,18 @@ def _close_ourselves() -> None:
     import ctypes
 
     if ctypes.CDLL(None).prctl(_NOT_DUMPABLE, 0, 0, 0, 0) != 0:
-        _say("prctl(PR_SET_DUMPABLE) failed; user code is not started.")
-        _leave(exit_codes.API_UNREACHABLE)
+        say("prctl(PR_SET_DUMPABLE) failed; user code is not started.")
+        leave(exit_codes.API_UNREACHABLE)
     forget_credential()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell whoever reads the container's own log."""
     print(f"windlass-runner: {text}", file=sys.stderr, flush=True)  # noqa: T201 - for kubectl logs
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
+    """End this process, whatever its threads do."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # threads and the zygote have nothing left to say; as process 1 we take them with us

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 _CGROUP: Final = "/sys/fs/cgroup"
 _FULL: Final = 0.9
 """Part of the limit from which on the limit is taken for the cause: what the kernel could still reclaim is not free."""
-_UNLIMITED: Final = 1 << 60
+UNLIMITED: Final = 1 << 60
 """Version 1 of control groups has no word for "no limit", but a number of this size."""
 
 
@@ -44,7 +44,7 @@ def container(root: str = _CGROUP) -> Container:
     limit = _number(f"{folder}/memory.limit_in_bytes")
     return Container(
         _number(f"{folder}/memory.oom_control", b"oom_kill") or 0,
-        None if limit is None or limit >= _UNLIMITED else limit,
+        None if limit is None or limit >= UNLIMITED else limit,
         _number(f"{folder}/memory.max_usage_in_bytes"),
     )
 

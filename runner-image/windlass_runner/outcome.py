@@ -56,11 +56,11 @@ def crash(code: int, before: Container, after: Container, used: int | None) -> p
         used: Bytes that the code used at the last heartbeat.
     """
     if code == -signal.SIGKILL and after.kills > before.kills:
-        return _out_of_memory(after, used)
+        return out_of_memory(after, used)
     if code == -signal.SIGKILL:
         message = f"The code's process was ended by SIGKILL{_memory(after, used)}."
     elif code < 0:
-        message = f"The code's process was ended by {_signal_name(-code)}."
+        message = f"The code's process was ended by {signal_name(-code)}."
     else:
         message = f"The code's process ended with exit code {code} and no result."
     return protocol.Failure(type="ChildCrashed", message=message)
@@ -79,8 +79,8 @@ def zygote_died(
         imported: Whether it had done with importing: before that, only the code's own module can have ended it.
     """
     if code == -signal.SIGKILL and after.kills > before.kills:
-        return _out_of_memory(after, used)
-    how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        return out_of_memory(after, used)
+    how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     if imported:
         message = f"The process that starts the code {how}."
         return protocol.Failure(type="ZygoteDied", message=message, failure_class="infra")
@@ -91,7 +91,13 @@ def zygote_died(
     return protocol.Failure(type=reason, message=message, failure_class=kind, reason=reason)
 
 
-def _out_of_memory(after: Container, used: int | None) -> protocol.Failure:
+def out_of_memory(after: Container, used: int | None) -> protocol.Failure:
+    """Return the failure of code that the kernel ended for want of memory: the code's own, or the node's.
+
+    Args:
+        after: The container's memory at the end.
+        used: Bytes that the code used at the last heartbeat.
+    """
     if after.reached_limit(used):
         message = (
             "The code used more memory than spec.resources.limits.memory allows"
@@ -116,7 +122,8 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return a signal's name."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal

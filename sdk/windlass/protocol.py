@@ -171,7 +171,7 @@ class ClaimedAttempt(Message):
     task: str
     namespace: str
     entrypoint: str
-    """``module:function``."""
+    """``module:function``; empty for a container task, whose command is part of its pod."""
     lease_ms: int
     """The first lease; a heartbeat extends it by the normal one."""
     heartbeat_ms: int

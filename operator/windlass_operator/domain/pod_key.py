@@ -26,6 +26,9 @@ class PodParts:
     resources: Mapping[str, Any] = field(default_factory=dict)
     pod_template: Mapping[str, Any] = field(default_factory=dict)
     isolation: Isolation = "Pod"
+    command: Sequence[str] | None = None
+    """Of a container task; None for a Python function."""
+    args: Sequence[str] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the parts as the JSON object that the ledger keeps."""

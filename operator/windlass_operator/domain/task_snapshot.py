@@ -15,7 +15,8 @@ DEFAULT_TTL: Final = timedelta(hours=1)
 class TaskSnapshot:
     """The parts of a Task that runs depend on. Stored as JSON in ``task_version.spec``."""
 
-    entrypoint: str
+    entrypoint: str | None
+    """None for a container task, whose command is part of its pod."""
     source: str | None = None
     pod: PodParts
     retry: RetryPolicy = field(default_factory=RetryPolicy)

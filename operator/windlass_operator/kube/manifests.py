@@ -1,7 +1,8 @@
 """Builds runner pods. Pure: a pod's whole shape is one golden file in the tests.
 
 A runner pod has no volume, because the kubelet takes 0.3 s for any; no Kubernetes API token, because user code runs in
-it; and no owner, because pods belong to pod keys, which are rows of the ledger and not objects.
+it; and no owner, because pods belong to pod keys, which are rows of the ledger and not objects. The pod of a container
+task has one volume, by which its runner and the user's container meet; see ``container_task``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal
 from windlass_operator.config import POD_GRACE
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.kube import container_task
 from windlass_operator.kube.pod_template import merge_template
 from windlass_operator.kube.runner_names import (
     CREDENTIAL_KEY,
@@ -63,10 +65,12 @@ class RunnerSettings:
         api_url: What the runner calls.
         identity: ``secret``: the namespace's runner credential as a variable, which costs no time. ``token``: a
             projected service-account token, which costs a volume.
+        runner_image: What the runner beside a container task runs.
     """
 
     api_url: str
     identity: Literal["secret", "token"] = "secret"
+    runner_image: str = "docker.io/windlass/runner:dev"
 
 
 def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
@@ -86,14 +90,18 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
         # With the default of 5 each look-up of an outside name first tries every search domain.
         "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [_container(key, settings)],
     }
+    labels = {**pod.labels, MANAGED_BY_LABEL: "windlass", POD_KEY_LABEL: pod.pod_key}
+    metadata: Object = {"name": pod.name, "namespace": pod.namespace, "labels": labels}
     if settings.identity == "token":
         spec["volumes"] = [_token_volume()]
-    labels = {**pod.labels, MANAGED_BY_LABEL: "windlass", POD_KEY_LABEL: pod.pod_key}
-    metadata = {"name": pod.name, "namespace": pod.namespace, "labels": labels}
+    if key.command is None:
+        spec["containers"] = [_container(key, settings)]
+    else:
+        sidecar = _with_identity({"image": settings.runner_image, "env": _runners_env(settings)}, settings)
+        container_task.shape(metadata, spec, key, _users_env(key.env), sidecar)
     merged = merge_template({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, key.pod_template)
-    _finish_env(merged["spec"]["containers"][0]["env"], _credential(settings))
+    _finish_env(merged["spec"]["containers"][0]["env"], None if key.command is not None else _credential(settings))
     return merged
 
 
@@ -112,19 +120,26 @@ def _container(key: PodParts, settings: RunnerSettings) -> Object:
             "readOnlyRootFilesystem": False,
         },
     }
+    return _with_identity(container, settings)
+
+
+def _with_identity(container: Object, settings: RunnerSettings) -> Object:
     if settings.identity == "token":
         container["volumeMounts"] = [{"name": _TOKEN_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True}]
     return container
 
 
 def _env(key: PodParts, settings: RunnerSettings) -> list[Object]:
+    *env, credential = _runners_env(settings)
     preload = [{"name": "WINDLASS_PRELOAD", "value": key.preload}] if key.preload else []
+    return [*env, *preload, *_users_env(key.env), credential]
+
+
+def _runners_env(settings: RunnerSettings) -> list[Object]:
     return [
         {"name": "WINDLASS_URL", "value": settings.api_url},
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-        *preload,
-        *_users_env(key.env),
         _credential(settings),
     ]
 
@@ -158,10 +173,11 @@ def _users_env(env: Sequence[Mapping[str, Any]]) -> list[Object]:
     return [dict(entry) for entry in env]
 
 
-def _finish_env(env: list[Object], credential: Object) -> None:
-    # Last: `$(NAME)` in a value sees only variables before it, so no value of the user's can take the credential in.
-    env.remove(credential)
-    env.append(credential)
+def _finish_env(env: list[Object], credential: Object | None) -> None:
+    if credential is not None:
+        # Last: `$(NAME)` in a value sees only variables before it, so no value of the user's can take it in.
+        env.remove(credential)
+        env.append(credential)
     # The runner takes the values of these variables out of logs.
     names = [e["name"] for e in env if secret_of(e) is not None and not e["name"].startswith(RESERVED_ENV)]
     if names:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from windlass_operator.kube.runner_names import POD_KEY_LABEL, RUNNER_CONTAINER
+from windlass_operator.kube.runner_names import MAIN_CONTAINER, POD_KEY_LABEL, RUNNER_CONTAINER
 from windlass_operator.resources.reasons import Reason
 
 Object = Mapping[str, Any]
@@ -35,6 +35,8 @@ _IMAGE_REASONS: Final = frozenset(
 _START_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _START_ENDS: Final = frozenset({"ContainerCannotRun", "StartError"})
 _MISSING_REFERENCE: Final = re.compile(r"\b(secrets?|configmaps?)\b", re.IGNORECASE)
+_ROOT: Final = re.compile(r"\brunAsNonRoot\b")
+"""The kubelet's words for an image whose user is root, or not a number."""
 _NOT_LOST: Final = frozenset({"DeadlineExceeded"})
 """Reasons of a failed pod that are its own doing. Every other one is the cluster's: eviction, node, admission."""
 
@@ -69,8 +71,8 @@ class PodObservation:
         stage: How far it has come.
         terminating: Whether its deletion has begun.
         node: Where it was placed.
-        started_at: When the runner's container started.
-        exit_code: Of the runner's container.
+        started_at: When the container that runs the user's code started.
+        exit_code: Of that container; for a container task the shim's, which is what the runner told it.
         problem: Why it does not start, or why its container ended; ``reason`` is one of Windlass's reasons.
         lost: That the cluster took it away, and why; ``reason`` is Kubernetes' own word. May come while it still runs.
         last_state: Summary as JSON, kept when the pod is deleted.
@@ -98,7 +100,7 @@ def read_pod(pod: Any, *, deleted: bool = False) -> PodObservation:
         deleted: Whether a watch reported it as deleted.
     """
     metadata, status = _map(_map(pod).get("metadata")), _map(_map(pod).get("status"))
-    container = _runner(status)
+    container = _main(status)
     ended = _ended(container)
     started = _text(ended.get("startedAt")) or _text(_map(_map(container.get("state")).get("running")).get("startedAt"))
     node = _text(_map(_map(pod).get("spec")).get("nodeName"))
@@ -113,7 +115,7 @@ def read_pod(pod: Any, *, deleted: bool = False) -> PodObservation:
         node=node,
         started_at=_time(started),
         exit_code=code if type(code) is int else None,
-        problem=_problem(status, container),
+        problem=_first_problem(status, container),
         lost=_lost(status, ended),
         last_state=_last_state(status, container, node),
     )
@@ -123,6 +125,17 @@ def _stage(status: Object) -> Stage:
     # Unknown is a node out of sight: its pod ran when it was last seen, and `lost` tells the rest.
     phases = {"Running": Stage.RUNNING, "Unknown": Stage.RUNNING, "Succeeded": Stage.SUCCEEDED, "Failed": Stage.FAILED}
     return phases.get(_text(status.get("phase")) or "", Stage.PENDING)
+
+
+def _first_problem(status: Object, container: Object) -> Cause | None:
+    """Return the problem of the user's container, or else of one that must start before it."""
+    before = [c for c in _items(status.get("initContainerStatuses")) if not _is_done(c)]
+    return next((found for c in (container, *before) if (found := _problem(status, c)) is not None), None)
+
+
+def _is_done(container: Object) -> bool:
+    """Whether an init container has done its work, or a sidecar runs or was ended in the end."""
+    return container.get("started") is True or _ended(container).get("exitCode") == 0
 
 
 def _problem(status: Object, container: Object) -> Cause | None:
@@ -138,6 +151,8 @@ def _problem(status: Object, container: Object) -> Cause | None:
     why = _text(waiting.get("reason"))
     if why in _IMAGE_REASONS:
         return _cause(Reason.IMAGE_PULL_FAILED, waiting)
+    if why in _START_REASONS and _ROOT.search(_text(waiting.get("message")) or ""):
+        return _cause(Reason.IMAGE_RUNS_AS_ROOT, waiting)
     if why in _START_REASONS:
         missing = _MISSING_REFERENCE.search(_text(waiting.get("message")) or "")
         return _cause(Reason.SECRET_NOT_FOUND if missing else Reason.CONTAINER_START_FAILED, waiting)
@@ -185,9 +200,9 @@ def _last_state(status: Object, container: Object, node: str | None) -> dict[str
     return {k: v for k, v in found.items() if v}
 
 
-def _runner(status: Object) -> Object:
+def _main(status: Object) -> Object:
     containers = list(_items(status.get("containerStatuses")))
-    return next((c for c in containers if c.get("name") == RUNNER_CONTAINER), _NOTHING)
+    return next((c for c in containers if c.get("name") in (RUNNER_CONTAINER, MAIN_CONTAINER)), _NOTHING)
 
 
 def _ended(container: Object) -> Object:

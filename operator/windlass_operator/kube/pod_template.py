@@ -14,7 +14,6 @@ from windlass_operator.kube.runner_names import (
     CREDENTIAL_SECRET,
     MANAGED_BY_LABEL,
     RESERVED_ENV,
-    RUNNER_CONTAINER,
     secret_of,
 )
 from windlass_operator.resources.names import PREFIX
@@ -119,7 +118,7 @@ def merge_template(ours: Object, template: Mapping[str, Any]) -> Object:
     if not template:
         return copy.deepcopy(ours)
     try:
-        _check_shape(template)
+        _check_shape(template, ours["spec"]["containers"][0]["name"])
         merged = copy.deepcopy(ours)
         # `labels: null` would take our own away, by which the pod is found again.
         metadata = {k: v for k, v in _map(template.get("metadata"), _ROOT).items() if v is not None}
@@ -128,6 +127,7 @@ def merge_template(ours: Object, template: Mapping[str, Any]) -> Object:
     except RecursionError:
         raise _refused(_ROOT, "is nested too deeply") from None
     _check_spec(merged["spec"], ours["spec"])
+    _check_mounts(merged["spec"]["containers"][0], ours["spec"]["containers"][0])
     _check_container(merged["spec"]["containers"][0], ours["spec"]["containers"][0])
     return merged
 
@@ -156,7 +156,7 @@ def _all_have(items: Iterable[Any], key: str) -> bool:
     return all(isinstance(item, Mapping) and isinstance(item.get(key), str | int) for item in items)
 
 
-def _check_shape(template: Mapping[str, Any]) -> None:
+def _check_shape(template: Mapping[str, Any], name: str) -> None:
     _only(template, {"metadata", "spec"}, _ROOT)
     _check_metadata(_map(template.get("metadata"), f"{_ROOT}.metadata"))
     spec = _map(template.get("spec"), f"{_ROOT}.spec")
@@ -166,9 +166,9 @@ def _check_shape(template: Mapping[str, Any]) -> None:
         raise _refused(f"{_ROOT}.spec.containers", "must be a list of containers")
     for i, container in enumerate(spec["containers"]):
         path = f"{_ROOT}.spec.containers[{i}]"
-        if _map(container, path).get("name") != RUNNER_CONTAINER or i > 0:
+        if _map(container, path).get("name") != name or i > 0:
             raise _refused(
-                path, f"may not be added: a pod has one container, named {RUNNER_CONTAINER!r}. Change that one, or none"
+                path, f"may not be added: this Task's pods have one for your code, {name!r}. Change that one, or none"
             )
         _check_users_env(container.get("env"))
 
@@ -208,7 +208,7 @@ def _check_spec(spec: Object, ours: Object) -> None:
         _check_volume(volume, f"{_ROOT}.spec.volumes[{i}]")
     missing = [v["name"] for v in ours.get("volumes", []) if v not in volumes]
     if missing:
-        raise _refused(f"{_ROOT}.spec.volumes", f"must keep {missing[0]!r}, by which the runner identifies itself")
+        raise _refused(f"{_ROOT}.spec.volumes", f"must keep {missing[0]!r}, by which the runner is reached or known")
 
 
 def _check_volume(volume: Any, path: str) -> None:
@@ -248,8 +248,16 @@ def _check_container(container: Object, ours: Object) -> None:
     kept = _list(container.get("env"), f"{_CONTAINER}.env")
     if any(entry not in kept for entry in ours["env"] if entry["name"].startswith(RESERVED_ENV)):
         raise _refused(f"{_CONTAINER}.env", "must keep the runner's variables")
-    if any(mount not in _list(container.get("volumeMounts"), _CONTAINER) for mount in ours.get("volumeMounts", [])):
-        raise _refused(f"{_CONTAINER}.volumeMounts", "must keep the mount by which the runner identifies itself")
+
+
+def _check_mounts(container: Object, ours: Object) -> None:
+    mounts, kept = _list(container.get("volumeMounts"), f"{_CONTAINER}.volumeMounts"), ours.get("volumeMounts", [])
+    for i, mount in enumerate(mounts):
+        path = f"{_CONTAINER}.volumeMounts[{i}]"
+        if mount not in kept and str(_map(mount, path).get("name")).startswith("windlass-"):
+            raise _refused(path, "mounts a volume of the runner's. Use one of your own")
+    if any(mount not in mounts for mount in kept):
+        raise _refused(f"{_CONTAINER}.volumeMounts", "must keep the mount by which the runner is reached or known")
 
 
 def _check_security(context: Any, allowed: frozenset[str], path: str) -> None:

@@ -8,6 +8,11 @@ from windlass_operator.resources.names import PREFIX
 POD_KEY_LABEL: Final = f"{PREFIX}pod-key"
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 RUNNER_CONTAINER: Final = "runner"
+"""The only container of a Python task's pod; of a container task's, the sidecar."""
+MAIN_CONTAINER: Final = "main"
+"""Runs the command of a container task."""
+SHIM_CONTAINER: Final = "shim"
+"""Copies the shim into the shared folder of a container task's pod, before the other two."""
 
 CREDENTIAL_SECRET: Final = "windlass-runner"  # noqa: S105 - the name of a Secret
 CREDENTIAL_KEY: Final = "credential"

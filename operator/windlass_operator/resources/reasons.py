@@ -81,10 +81,20 @@ class Reason(StrEnum):
         "The entrypoint's module cannot be imported or has no such function; the message gives file and line.",
         "Correct the entrypoint, or add to the image what the module imports.",
     )
+    COMMAND_NOT_STARTED = (
+        "CommandNotStarted",
+        "The program that spec.command names cannot be started in its image; the message has the system's own words.",
+        "Correct spec.command: the program's path in the image, its permissions, its architecture.",
+    )
+    COMMAND_FAILED = (
+        "CommandFailed",
+        "The command of a container task ended with an exit code other than 0, or by a signal; its last lines follow.",
+        "Look at the run's log. It counts as a failure of the code and is retried as such.",
+    )
     RESULT_NOT_SERIALIZABLE = (
         "ResultNotSerializable",
-        "A step or the task returned something that is not JSON; the message names the step, the type and the path.",
-        "Return plain values, dataclasses or pydantic models.",
+        "A step, the task or WINDLASS_RESULT_FILE has something that is not JSON; the message says what and where.",
+        "Return plain values, dataclasses or pydantic models; write JSON into the result file.",
     )
     RESULT_TOO_LARGE = (
         "ResultTooLarge",
@@ -118,10 +128,15 @@ class Reason(StrEnum):
         "A Secret or ConfigMap that the Task's env names, or its key, does not exist; the message says which.",
         "Create it and the run goes on by itself.",
     )
+    IMAGE_RUNS_AS_ROOT = (
+        "ImageRunsAsRoot",
+        "The image wants to run as root, or names its user in words; pods of Windlass never run as root.",
+        "Set podTemplate.spec.securityContext.runAsUser to a number such as 65532, or give the image a numeric USER.",
+    )
     CONTAINER_START_FAILED = (
         "ContainerStartFailed",
         "The node could not start the container; the message has its own words.",
-        "Check that the image is built on the runner image, and what podTemplate mounts.",
+        "Check the image (for entrypoint: built on the runner image), and what podTemplate mounts.",
     )
     POD_TEMPLATE_INVALID = (
         "PodTemplateInvalid",

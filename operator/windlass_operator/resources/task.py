@@ -72,6 +72,10 @@ class RetrySpec(KubeModel):
         )
 
 
+Argument = Annotated[str, Field(max_length=32768)]
+"""One argument of a command."""
+
+
 class SourceSpec(KubeModel):
     """Where the code comes from, if it is not in the image."""
 
@@ -151,19 +155,43 @@ class TaskSpec(KubeModel):
                 " || e.valueFrom.secretKeyRef.name != 'windlass-runner')",
                 "The Secret windlass-runner belongs to the runner. Keep your values in another Secret.",
                 at=".env",
-            )
+            ),
+            rule(
+                "has(self.entrypoint) != has(self.command)",
+                "Set exactly one of entrypoint (a Python function) and command (a program in any image).",
+            ),
+            rule(
+                "!has(self.args) || has(self.command)",
+                "args go with command. Give a Python function its values in the payload.",
+                at=".args",
+            ),
+            rule(
+                "!has(self.source) || has(self.entrypoint)",
+                "source goes with entrypoint. Put what a command runs into its image, or into command itself.",
+                at=".source",
+            ),
         )
     )
 
     image: str | None = Field(None, min_length=1, max_length=512)
-    """Image to run: any image built on the runner image. Default: the runner image of the installation. Name a tag or
-    a digest that does not move; runners do not ask the registry again for an image that the node has."""
-    entrypoint: str = Field(
-        max_length=512, pattern=rf"^{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*$"
+    """Image to run: with entrypoint, any image built on the runner image; with command, any image at all whose user is
+    not root. Default: the runner image of the installation. Name a tag or a digest that does not move; runners do not
+    ask the registry again for an image that the node has."""
+    entrypoint: str | None = Field(
+        None, max_length=512, pattern=rf"^{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*$"
     )
-    """The function to run, as module:function, for example order:process_order."""
+    """The Python function to run, as module:function, for example order:process_order. Set this or command."""
+    command: Annotated[list[Argument], Field(min_length=1, max_length=256)] | None = None
+    """The program to run, for a task in any language and any image: program and arguments, for example [sh, -c,
+    'jq .orderId "$WINDLASS_PAYLOAD_FILE" > "$WINDLASS_RESULT_FILE"']. It replaces the image's ENTRYPOINT. Exit code 0:
+    the run has succeeded, and its result is the JSON in WINDLASS_RESULT_FILE, or null without that file. Any other
+    code or a signal: the attempt has failed and is retried as retry says. The payload is in WINDLASS_PAYLOAD_FILE;
+    durable steps are under WINDLASS_URL (docs/how-to/container-tasks.md). What it prints is the run's log. Cancelling
+    and timeouts send SIGTERM to its process group, and SIGKILL after 10s."""
+    args: Annotated[list[Argument], Field(max_length=256)] | None = None
+    """More arguments after command, as in any container; the image's CMD is not used."""
     source: SourceSpec | None = None
-    """Code that is not in the image."""
+    """Code that is not in the image. For entrypoint only."""
     retry: RetrySpec = Field(default_factory=RetrySpec, json_schema_extra={"default": RetrySpec().to_object()})
     """How often and how fast failures of your code are tried again: an exception, a container out of memory, an attempt
     that took too long. A PermanentError is not tried again. Failures of the platform (a lost node, an evicted pod, a
@@ -192,14 +220,26 @@ class TaskSpec(KubeModel):
     """More for the pod, in the form of a pod template, merged over ours. In metadata: labels and annotations. In
     spec: nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName, preemptionPolicy,
     runtimeClassName, schedulerName, imagePullSecrets, serviceAccountName, hostAliases, dnsPolicy, dnsConfig, volumes,
-    a securityContext that is no weaker, and one container named runner with volumeMounts, ports, workingDir,
-    resources or imagePullPolicy. Anything else would make the pod unsafe or not ours; runs then show the reason
-    PodTemplateInvalid."""
+    a securityContext that is no weaker, and one container named runner (main for a task with command) with
+    volumeMounts, ports, workingDir, resources or imagePullPolicy. Anything else would make the pod unsafe or not ours;
+    runs then show the reason PodTemplateInvalid."""
     isolation: Literal["Pod"] = "Pod"
     """Pod: each attempt runs in a pod of its own."""
     ttl_after_finished: Duration = "1h"
     """How long a finished Run resource stays before it is deleted. The run itself, with its steps, logs and result,
     stays in the ledger and can be read through the API and the command line."""
+
+    @model_validator(mode="after")
+    def _one_way_to_run(self) -> "TaskSpec":
+        if (self.entrypoint is None) == (self.command is None):
+            raise ValueError("set exactly one of entrypoint (a Python function) and command (a program in any image)")
+        if self.command is None and self.args is not None:
+            raise ValueError("args go with command; give a Python function its values in the payload")
+        if self.entrypoint is None and self.source is not None:
+            raise ValueError(
+                "source goes with entrypoint; put what a command runs into its image, or into command itself"
+            )
+        return self
 
     @property
     def timeout_duration(self) -> timedelta | None:

@@ -125,7 +125,7 @@ class AttemptService:
             max_attempts=snapshot.retry.max_attempts,
             task=str(row["task"]),
             namespace=str(row["namespace"]),
-            entrypoint=snapshot.entrypoint,
+            entrypoint=snapshot.entrypoint or "",
             source=snapshot.source,
             lease_ms=_ms(config.FIRST_LEASE),
             heartbeat_ms=_ms(config.HEARTBEAT),

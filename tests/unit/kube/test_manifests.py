@@ -51,11 +51,26 @@ def parts(**changes: Any) -> PodParts:
     return PodParts(**{"image": IMAGE, "preload": None, "source_hash": None, **changes})
 
 
+SCRIPT: Final[dict[str, Any]] = {"image": "docker.io/library/busybox:1.37", "command": ["sh", "-c", "echo hello"]}
+MAIN_TEMPLATE: Final[dict[str, Any]] = {
+    "spec": {
+        "securityContext": {"runAsUser": 1234},
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
+        "containers": [{"name": "main", "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}],
+    },
+}
+
+
 CASES: Final[dict[str, tuple[PodParts, RunnerSettings]]] = {
     "inline-source": (parts(source_hash="00ff"), SETTINGS),
     "baked-code": (parts(preload="order", env=ENV, resources=RESOURCES), SETTINGS),
     "token-identity": (parts(preload="order", env=ENV), RunnerSettings(SETTINGS.api_url, identity="token")),
     "template": (parts(preload="order", env=ENV, resources=RESOURCES, pod_template=TEMPLATE), SETTINGS),
+    "container-task": (parts(**SCRIPT, args=["--fast"], env=ENV, resources=RESOURCES), SETTINGS),
+    "container-task-with-token-and-template": (
+        parts(**SCRIPT, env=ENV, pod_template=MAIN_TEMPLATE),
+        RunnerSettings(SETTINGS.api_url, identity="token"),
+    ),
 }
 
 
@@ -218,7 +233,7 @@ def test_a_template_cannot_take_away_the_volume_of_the_identity() -> None:
         container(volumeMounts=None),
         container(volumeMounts=[{"name": "x", "mountPath": "/var/run/secrets/windlass.dev"}]),
     ):
-        with pytest.raises(PodTemplateInvalidError, match="identifies itself"):
+        with pytest.raises(PodTemplateInvalidError, match="by which the runner is reached or known"):
             runner_pod(PLAN, parts(pod_template=template), settings)
 
 
@@ -249,3 +264,38 @@ def test_a_template_that_says_what_holds_anyway_is_accepted(template: dict[str, 
     found = runner_pod(PLAN, parts(pod_template=template), SETTINGS)
     assert found["metadata"]["labels"]["windlass.dev/pod-key"] == PLAN.pod_key
     assert found["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_command_of_a_container_task_never_sees_what_identifies_its_runner() -> None:
+    for name in ("container-task", "container-task-with-token-and-template"):
+        (main,) = runner_pod(PLAN, *CASES[name])["spec"]["containers"]
+        assert "CREDENTIAL" not in str(main)
+        assert "windlass-identity" not in str(main)
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (container(), "'main'"),  # its pods have a runner too, which is not the user's to change
+        (spec(volumes=None), "must keep 'windlass-identity'"),
+        (spec(volumes=[{"name": "windlass-shared", "emptyDir": {"medium": "Memory"}}]), "must keep 'windlass-shared'"),
+        ({"spec": {"containers": [{"name": "main", "volumeMounts": None}]}}, "must keep the mount"),
+        (
+            {"spec": {"containers": [{"name": "main", "volumeMounts": [{"name": "x", "mountPath": "/run/windlass"}]}]}},
+            "must keep the mount",
+        ),
+        (
+            {
+                "spec": {
+                    "containers": [{"name": "main", "volumeMounts": [{"name": "windlass-identity", "mountPath": "/i"}]}]
+                }
+            },
+            "a volume of the runner's",
+        ),
+        ({"spec": {"containers": [{"name": "main", "command": ["sh"]}]}}, "Set spec.command of the Task"),
+    ],
+)
+def test_a_template_cannot_come_between_a_command_and_its_runner(template: dict[str, Any], says: str) -> None:
+    settings = RunnerSettings(SETTINGS.api_url, identity="token")
+    with pytest.raises(PodTemplateInvalidError, match=says):
+        runner_pod(PLAN, parts(**SCRIPT, pod_template=template), settings)

@@ -142,14 +142,14 @@ def test_defaults_stand_in_the_schema() -> None:
 def test_what_does_not_work_yet_is_absent() -> None:
     task = _schema(CRDS[0])["properties"]["spec"]["properties"]
     run = _schema(CRDS[1])["properties"]["spec"]["properties"]
-    assert not task.keys() & {"command", "args", "queue", "priority", "pool"}
+    assert not task.keys() & {"queue", "priority", "pool"}
     assert not run.keys() & {"delay", "startAt", "queueTTL", "concurrencyKey", "queue", "priority"}
 
 
 def test_null_is_allowed_where_absence_is() -> None:
     spec = _schema(CRDS[0])["properties"]["spec"]["properties"]
     assert spec["timeout"]["nullable"]
-    assert "nullable" not in spec["entrypoint"]
+    assert "nullable" not in spec["ttlAfterFinished"]
     assert "default" not in spec["timeout"]
 
 

@@ -96,6 +96,24 @@ def test_a_wrong_task_names_the_field(change: dict[str, Any], field: str) -> Non
     assert caught.value.message.startswith(field)
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"entrypoint": "a:b", "command": ["x"]}, "set exactly one of entrypoint"),
+        ({}, "set exactly one of entrypoint"),
+        ({"entrypoint": "a:b", "args": ["x"]}, "args go with command"),
+        ({"command": ["x"], "source": {"inline": "x = 1"}}, "source goes with entrypoint"),
+        ({"command": []}, "spec.command: "),
+        ({"command": "x"}, "spec.command: "),
+        ({"command": ["x", 7]}, "spec.command[1]: "),
+    ],
+)
+def test_a_task_is_a_function_or_a_command_and_the_error_says_so(spec: dict[str, Any], says: str) -> None:
+    with pytest.raises(ResourceInvalidError) as caught:
+        TaskSpec.from_object(spec, at="spec")
+    assert says in caught.value.message
+
+
 @pytest.mark.parametrize("junk", [None, [], "x", 7, {"entrypoint": None}, {"entrypoint": {"a": []}}])
 def test_junk_is_an_error_with_a_message(junk: Any) -> None:
     with pytest.raises(ResourceInvalidError):
