@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,32 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.api_server import serving
-from tests.support.container_pod import ContainerPod, build_shim, container_pod, sh
+from tests.support.container_pod import container_pod, sh
 from tests.support.eventually import eventually
 from tests.support.world import World
 from windlass_operator.domain.retry import RetryPolicy
-from windlass_operator.ledger.database import Database
 from windlass_runner import exit_codes
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shim(tmp_path_factory.mktemp("shim") / "windlass-shim")
-
-
-@pytest.fixture
-async def world(ledger_uri: str) -> AsyncIterator[World]:
-    database = Database(ledger_uri, size=12)
-    await database.open()
-    yield await World(database).start()
-    await database.close()
-
-
-@pytest.fixture
-async def url(world: World) -> AsyncIterator[str]:
-    async with serving(world) as address:
-        yield address
 
 
 async def logs_of(world: World, run_id: UUID) -> list[str]:
@@ -180,9 +158,3 @@ async def test_a_pod_that_finds_nothing_ends_with_its_own_code(world: World, url
     await world.pods.start_due()
     await world.runs.cancel(run_id, reason="Cancelled", message="by a test")
     assert (await finished(world, url, shim))[0] == exit_codes.NOTHING_TO_CLAIM
-
-
-async def on_it(world: World, run_id: UUID, pod: ContainerPod) -> None:
-    """Wait until the script has printed its first line."""
-    assert pod.main.returncode is None
-    await eventually(lambda: logs_of(world, run_id), lambda lines: lines[:1] == ["on it"])

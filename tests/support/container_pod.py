@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -45,10 +45,31 @@ class ContainerPod:
         folder: What both mount.
     """
 
-    def __init__(self, folder: Path, runner: Process, main: Process) -> None:
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
-        self.runner = runner
-        self.main = main
+        self._env = env
+        self.runner: Process
+        self.main: Process
+
+    async def start_runner(self) -> None:
+        """Start the sidecar: for the first time, or anew as the kubelet does."""
+        with (self.folder / _OUTPUT).open("ab") as output:
+            self.runner = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "windlass_runner.sidecar", env=self._env, stdout=output, stderr=output
+            )
+
+    async def start_main(self, shim: Path, command: Sequence[str], env: dict[str, str]) -> None:
+        """Start the main container's process."""
+        self.main = await asyncio.create_subprocess_exec(
+            str(shim), str(self.folder), "--", *command, env={"PATH": os.environ["PATH"], **env}
+        )
+
+    async def kill(self) -> None:
+        """End what is left."""
+        for process in (self.main, self.runner):
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
     async def finished(self, seconds: float = 30) -> int:
         """Wait for the end of the main container, end the sidecar as the kubelet does, and return the exit code."""
@@ -81,34 +102,24 @@ async def container_pod(
     seen = list(world.cluster.pods.values())[-1]
     (task,) = world.cluster.tasks.values()
     words = command or tuple(task.pod.command or ())
-    with _folder() as folder, (folder / _OUTPUT).open("wb") as output:
-        runner = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "windlass_runner.sidecar",
-            env={
-                **os.environ,
-                "WINDLASS_URL": url,
-                "POD_NAME": seen.name,
-                "POD_UID": seen.uid,
-                "WINDLASS_CREDENTIAL": world.cluster.credentials[seen.namespace],
-                "WINDLASS_CLAIM_WAIT_MS": "300",
-                "WINDLASS_SHARED": str(folder),
-                **runner_env,
-            },
-            stdout=output,
-            stderr=output,
-        )
-        main = await asyncio.create_subprocess_exec(
-            str(shim), str(folder), "--", *words, env={"PATH": os.environ["PATH"], **(env or {})}
-        )
+    with _folder() as folder:
+        runners_env = {
+            **os.environ,
+            "WINDLASS_URL": url,
+            "POD_NAME": seen.name,
+            "POD_UID": seen.uid,
+            "WINDLASS_CREDENTIAL": world.cluster.credentials[seen.namespace],
+            "WINDLASS_CLAIM_WAIT_MS": "300",
+            "WINDLASS_SHARED": str(folder),
+            **runner_env,
+        }
+        pod = ContainerPod(folder, runners_env)
+        await pod.start_runner()
+        await pod.start_main(shim, words, env or {})
         try:
-            yield ContainerPod(folder, runner, main)
+            yield pod
         finally:
-            for process in (main, runner):
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
+            await pod.kill()
 
 
 @contextmanager
