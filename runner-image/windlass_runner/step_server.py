@@ -1,9 +1,10 @@
 """Durable steps over HTTP, for programs of any language: served on the pod's loopback interface only.
 
 ``GET /steps/NAME`` answers 200 with the saved value, or 404 ``StepNotSaved``: run the step, then ``POST`` its value
-there. Both calls may be repeated. The query string holds the step's arguments: a saved value is given out only for the
-arguments that it belongs to. Calls need no credential: only this pod can make them, and the attempt's token
-is added here.
+there. Both calls may be repeated. Where nobody can tell what is saved, the attempt is ended: a program that takes every
+failed GET for "not saved" must not run a step again whose value is saved. The query string holds the step's arguments:
+a saved value is given out only for the arguments that it belongs to. Calls need no credential: only this pod can make
+them, and the attempt's token is added here.
 """
 
 import hashlib
@@ -55,8 +56,7 @@ class StepServer:
         self._open: dict[str, Running] = {}
         self._lock = threading.Lock()
         self._saving = threading.Lock()
-        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, name="steps", daemon=True).start()
 
@@ -134,6 +134,10 @@ class StepServer:
         """Note that the API has closed the attempt."""
         self._refuse(error)
 
+    def broken(self, error: ProtocolError) -> None:
+        """End the attempt: the API did not do what was asked, so nobody knows what is saved."""
+        self._refuse(protocol.Failure(type=error.code, message=f"A step could not be read or saved. {error}"))
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         steps = self
 
@@ -141,6 +145,14 @@ class StepServer:
             server_steps = steps
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # many steps may come at once
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a program that was killed while it waited for its answer is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -181,7 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_steps.closed(error)
             status, body = 409, msgspec.json.encode(protocol.ErrorBody(code=protocol.AttemptClosed, message=str(error)))
         except ProtocolError as error:
+            self.server_steps.broken(error)
             status, body = 502, msgspec.json.encode(protocol.ErrorBody(code=error.code, message=str(error)))
+        self._answer(status, body)
+
+    def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         if status != 204:
             self.send_header("Content-Type", "application/json")
@@ -219,6 +235,16 @@ class _Handler(BaseHTTPRequestHandler):
             raise Problem(400, "InvalidRequest", "The body is shorter than its Content-Length.")
         self.close_connection = self.headers.get("Connection", "").lower() == "close"
         return body
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the base class' names
+        """Answer what the base class refuses in the form of all our answers."""
+        self.close_connection = True
+        if code == 501:  # its word for a method without a function
+            found = protocol.ErrorBody(code="MethodNotAllowed", message="There are GET and POST.")
+            self._answer(405, msgspec.json.encode(found))
+        else:
+            found = protocol.ErrorBody(code="InvalidRequest", message=f"The request cannot be read: {message or code}.")
+            self._answer(code, msgspec.json.encode(found))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
         """Say nothing: what the container prints is the user's log."""
