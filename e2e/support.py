@@ -95,6 +95,14 @@ class Space:
                 )
             time.sleep(0.2)
 
+    def wait_for_log(self, run_name: str, line: str, seconds: float = 60) -> None:
+        """Wait until the run has printed this line."""
+        until = time.monotonic() + seconds
+        while line not in (log := self.windlass("runs", "logs", run_name, check=False).stdout.splitlines()):
+            if time.monotonic() > until:
+                raise AssertionError(f"no {line!r} after {seconds} s but {log}\n{json.dumps(self.status(run_name))}")
+            time.sleep(0.2)
+
     def pod_of(self, run_name: str, **expected: Any) -> str:
         """Wait for these values and return the pod of the run."""
         return str(self.wait(run_name, **expected)["podName"])
