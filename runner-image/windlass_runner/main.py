@@ -43,6 +43,9 @@ class Stopping:
         self._claiming = True
         for end in self.wake:
             os.set_blocking(end, False)
+        # Python runs a handler between two of its own steps. If a blocking call begins just after a signal came, that
+        # is when the call ends; the byte that the signal leaves here ends it.
+        signal.set_wakeup_fd(self.wake[1], warn_on_full_buffer=False)
 
     def ask(self, *_: object) -> None:
         """Stop; a signal handler.

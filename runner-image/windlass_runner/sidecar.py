@@ -13,7 +13,8 @@ from windlass_runner import STOP_SIGNALS
 # As in __main__: a signal that comes while we import must wait, not vanish.
 signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
-import sys  # noqa: E402 - after the signals are held back
+import select  # noqa: E402 - after the signals are held back
+import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import NoReturn  # noqa: E402
@@ -28,24 +29,32 @@ from windlass_runner.shim import Shim, accept, listen  # noqa: E402
 
 def main() -> NoReturn:
     """Serve one attempt, then wait to be ended."""
+    stopping = Stopping()
     _on_stop(_nothing_to_lose)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     config = Config(os.environ)
     folder = os.environ.get("WINDLASS_SHARED") or "/run/windlass"
     forget_credential()
     listener = listen(folder)
+    _wait(listener.fileno(), stopping.wake[0])
     shim = accept(listener)
-    code = _serve(config, shim, folder)
+    code = _serve(config, shim, folder, stopping)
     _on_stop(_nothing_to_lose)
     shim.leave(code)
     sys.stdout.flush()
-    while True:
-        signal.pause()
+    while not stopping.times:  # once we were asked to stop, nobody asks again
+        _wait(stopping.wake[0])
+        os.read(stopping.wake[0], 1024)  # an answer to a heartbeat: signals have handlers that do not return
+    leave(exit_codes.DONE)
 
 
-def _serve(config: Config, shim: Shim, folder: str) -> int:
+def _wait(*descriptors: int) -> None:
+    """Wait until one of these is readable. The handler of a signal that wakes us has run when this returns."""
+    select.select(descriptors, [], [])
+
+
+def _serve(config: Config, shim: Shim, folder: str, stopping: Stopping) -> int:
     """Run one attempt and return the exit code for the main container."""
-    stopping = Stopping()
     try:
         _on_stop(stopping.ask)
         with shim.interrupting(stopping.ask):

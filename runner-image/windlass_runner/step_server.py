@@ -9,6 +9,7 @@ them, and the attempt's token is added here.
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -25,6 +26,7 @@ from windlass_runner.results import VALUE_LIMIT, checked
 
 _LONGEST_NAME: Final = 200
 _LONGEST_MESSAGE: Final = 4096
+_UNTIL_KILLED: Final = 60.0
 
 Refuse = Callable[[AttemptClosedError | protocol.Failure], None]
 
@@ -52,7 +54,7 @@ class StepServer:
 
     def __init__(self, attempt: protocol.ClaimedAttempt, transport: Transport, refuse: Refuse) -> None:
         self._checkpoints = Checkpoints(attempt, transport)
-        self._refuse = refuse
+        self._tell = refuse
         self._open: dict[str, Running] = {}
         self._lock = threading.Lock()
         self._saving = threading.Lock()
@@ -129,6 +131,11 @@ class StepServer:
             protocol.Failure(type=reason, message=message, failure_class="permanent", reason=reason, step=name)
         )
         raise Problem(409, reason, message)
+
+    def _refuse(self, why: AttemptClosedError | protocol.Failure) -> None:
+        """Let the program be killed, and give it no answer: it could act on it before it is gone."""
+        self._tell(why)
+        time.sleep(_UNTIL_KILLED)
 
     def closed(self, error: AttemptClosedError) -> None:
         """Note that the API has closed the attempt."""

@@ -147,7 +147,7 @@ async def test_steps_of_parallel_processes_are_all_saved(world: World, url: str,
 async def test_the_command_stops_when_its_attempt_is_closed_and_its_step_is_refused(
     world: World, url: str, shim: Path
 ) -> None:
-    script = 'echo "on it"; while :; do curl -s -d 1 $WINDLASS_URL/steps/late >/dev/null; sleep 0.05; done'
+    script = 'echo "on it"; while :; do n=$((n+1)); curl -s -d 1 $WINDLASS_URL/steps/late-$n >/dev/null; done'
     run_id = await world.submit(sh(script))
     async with container_pod(world, url, shim) as pod:
         await eventually(lambda: world.runs.steps(run_id, after=0, limit=1000))
