@@ -115,7 +115,7 @@ def read_pod(pod: Any, *, deleted: bool = False) -> PodObservation:
         node=node,
         started_at=_time(started),
         exit_code=code if type(code) is int else None,
-        problem=_first_problem(status, container),
+        problem=_first_problem(status, container, has_limit=_has_memory_limit(pod, container)),
         lost=_lost(status, ended),
         last_state=_last_state(status, container, node),
     )
@@ -127,8 +127,16 @@ def _stage(status: Object) -> Stage:
     return phases.get(_text(status.get("phase")) or "", Stage.PENDING)
 
 
-def _first_problem(status: Object, container: Object) -> Cause | None:
+def _has_memory_limit(pod: Any, container: Object) -> bool:
+    specs = _items(_map(_map(pod).get("spec")).get("containers"))
+    ours = next((s for s in specs if s.get("name") == container.get("name")), _NOTHING)
+    return "memory" in _map(_map(ours.get("resources")).get("limits"))
+
+
+def _first_problem(status: Object, container: Object, *, has_limit: bool) -> Cause | None:
     """Return the problem of the user's container, or else of one that must start before it."""
+    if _ended(container).get("reason") == "OOMKilled" and not has_limit:
+        return Cause("NodeOutOfMemory", "The node ran out of memory, and the kernel ended the container.")
     before = [c for c in _items(status.get("initContainerStatuses")) if not _is_done(c)]
     return next((found for c in (container, *before) if (found := _problem(status, c)) is not None), None)
 

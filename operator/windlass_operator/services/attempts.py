@@ -220,13 +220,22 @@ class AttemptService:
         change, outcome, failure = _handed_back(request.reason)
         return await self._end(token, change, outcome=outcome, failure=failure)
 
-    async def lose(self, attempt_id: UUID, *, reason: str, message: str) -> bool:
-        """Close an attempt that nobody will end any more. Returns False when it was closed already."""
-        failure = protocol.Failure(type=reason, message=message, failure_class="infra", reason=reason)
+    async def lose(
+        self, attempt_id: UUID, *, reason: str, message: str, failure_class: protocol.FailureClass = "infra"
+    ) -> bool:
+        """Close an attempt that nobody will end any more. Returns False when it was closed already.
+
+        Args:
+            attempt_id: The attempt.
+            reason: Why it is lost.
+            message: The same for people.
+            failure_class: Who has to answer for it.
+        """
+        failure = protocol.Failure(type=reason, message=message, failure_class=failure_class, reason=reason)
 
         def change(run: LockedRun, attempt: LockedAttempt) -> Change:
             policy = run.snapshot.retry if run.snapshot else RetryPolicy()
-            return _change(after_failure(policy, _tally(run, attempt), "infra", reason=reason), attempt, failure)
+            return _change(after_failure(policy, _tally(run, attempt), failure_class, reason=reason), attempt, failure)
 
         try:
             await self._close(attempt_id, None, change, outcome="Lost", failure=failure)

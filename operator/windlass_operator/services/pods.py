@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from windlass import protocol
 from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_start
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.ids import new_id
@@ -180,8 +181,12 @@ class PodService:
             last_state=seen.last_state,
             keep=_KEEP_SUCCEEDED if seen.exit_code in _NOBODYS_FAULT else _KEEP_FAILED,
         )
+        # Where the kernel ends all processes of a container at once, nobody in it is left to say so.
+        kind: protocol.FailureClass = "user" if reason == "OutOfMemory" else "infra"
         for attempt_id in await self._open_attempts(row.id):
-            await self._attempts.lose(attempt_id, reason=reason, message=f"Pod {row.name}: {message}")
+            await self._attempts.lose(
+                attempt_id, reason=reason, message=f"Pod {row.name}: {message}", failure_class=kind
+            )
 
     async def _open_attempts(self, pod_id: UUID) -> list[UUID]:
         async def work(connection: Connection) -> list[UUID]:
