@@ -1,6 +1,7 @@
 """The public API as the command line sees it: real HTTP, a ledger of dictionaries, and outages on demand."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -171,8 +172,8 @@ class FakeApi:
 
 
 @contextmanager
-def fake_api() -> Iterator[FakeApi]:
-    """Serve a fake API on a port of its own."""
+def fake_api(tls: ssl.SSLContext | None = None) -> Iterator[FakeApi]:
+    """Serve a fake API on a port of its own, encrypted if ``tls`` says how."""
     api = FakeApi()
 
     class Handler(BaseHTTPRequestHandler):
@@ -200,6 +201,9 @@ def fake_api() -> Iterator[FakeApi]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     api.url = f"http://127.0.0.1:{server.server_port}"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        api.url = api.url.replace("http:", "https:")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
