@@ -1,6 +1,5 @@
 """Completion: names come from the API, quickly or not at all. Whatever goes wrong, the shell sees no suggestions."""
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -109,4 +108,4 @@ def answer_kubectl(words: list[str]) -> None:
         complete = ShellComplete(app, {}, "windlass", "_WINDLASS_COMPLETE")
         items = complete.get_completions(words[:-1], words[-1])
         found = [f"{item.value}\t{item.help}" if item.help else str(item.value) for item in items]
-    sys.stdout.write("".join(f"{line}{os.linesep}" for line in [*found, ":4"]))
+    sys.stdout.write("".join(f"{line}\n" for line in [*found, ":4"]))
