@@ -132,14 +132,13 @@ def address() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = ["kubectl", "port-forward", "-n", SYSTEM, "service/windlass-api", f"{port}:8080"]
-    forward = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
-    try:
-        assert forward.stdout is not None
-        assert "Forwarding" in forward.stdout.readline()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        forward.terminate()
-        forward.wait()
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as forward:
+        try:
+            assert forward.stdout is not None
+            assert "Forwarding" in forward.stdout.readline()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            forward.terminate()
 
 
 def test_the_page_about_triggering_from_outside_works_as_it_stands(

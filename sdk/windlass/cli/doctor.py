@@ -175,7 +175,7 @@ class Doctor:
         path = '{.status.allowed}{"\\n"}'
         flags = ["-o", f"jsonpath={path}", "--as", who] if who.startswith("system:") else ["-o", f"jsonpath={path}"]
         try:
-            said = self._access.kubectl("create", "-f", "-", *flags, stdin="---\n".join(reviews)).split()
+            said = self._access.kubectl("create", "-f", "-", *flags, stdin="".join(reviews)).split()
         except ApiError as error:
             if refusal is not None and refusal.status == 403:
                 return Finding("permissions", "fail", refusal.message, _grant(client, who))

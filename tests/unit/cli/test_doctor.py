@@ -76,7 +76,7 @@ def test_permissions_are_asked_of_kubernetes_in_the_tokens_name(kubectl: Path, w
         "kubectl -n shop create rolebinding windlass-checkout --clusterrole=edit --serviceaccount=shop:checkout"
     )
     assert f"--as {_ACCOUNT}" in (kubectl / "calls").read_text()
-    first = json.loads((kubectl / "stdin").read_text().split("---")[0])
+    first = json.loads((kubectl / "stdin").read_text().splitlines()[0])
     assert first["kind"] == "SelfSubjectAccessReview"
     assert first["spec"]["resourceAttributes"]["resource"] == "runs"
 
