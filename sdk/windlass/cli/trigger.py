@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from typing import Any, Final
 
 import click
@@ -10,10 +11,14 @@ from windlass.cli import completion, output
 from windlass.cli.connect import Access
 from windlass.cli.exits import INTERRUPTED, RUN_FAILED
 from windlass.cli.options import reaches_api
-from windlass.client import Client
+from windlass.client import Client, RunHandle
+from windlass.errors import ApiError
 
 _SHOWN_RESULT: Final = 10_000
 """Characters of a result that a terminal is given; a pipe gets all of it."""
+
+_AGAIN: Final = 0.5
+"""Seconds until a lost answer is asked for again."""
 
 _EXAMPLES: Final = """
 \b
@@ -22,6 +27,8 @@ Examples:
   windlass run order --payload '{"orderId": 7}'
   # Watch its log and steps until it ends; the result is the last line
   windlass run order --payload @order.json --follow
+  # One run for each order, however often this is called
+  windlass run order --payload '{"orderId": 7}' --idempotency-key order-7
   # In a pipeline: exit code 1 if the run fails
   jq -c .order event.json | windlass run order -p - --follow --timeout 30m
 """
@@ -37,8 +44,13 @@ Examples:
 @click.option(
     "--version", type=click.IntRange(min=1), metavar="NUMBER", help="A version of the Task; the current one by default."
 )
+@click.option(
+    "--idempotency-key",
+    metavar="WORD",
+    help="One run for each word: a repeat within 30 days finds that run, unless it failed. A lost answer is repeated.",
+)
 @reaches_api
-def run(access: Access, task: str, payload: str, follow: bool, tag: tuple[str, ...], version: int | None) -> None:
+def run(access: Access, task: str, payload: str, follow: bool, tag: tuple[str, ...], **options: Any) -> None:
     """Start a run of a Task.
 
     The run is durable once this prints its id: it goes on whatever becomes of this command.
@@ -47,7 +59,7 @@ def run(access: Access, task: str, payload: str, follow: bool, tag: tuple[str, .
 
     value = read_payload(payload)
     client = access.client()
-    handle = client.trigger(task, value, tags=tag, version=version)
+    handle = _start(client, task, value, tags=tag, **options)
     if not follow:
         output.say(handle.id)
         return
@@ -55,6 +67,19 @@ def run(access: Access, task: str, payload: str, follow: bool, tag: tuple[str, .
     if follow_to_end(access, client, handle.id)["state"] != "Succeeded":
         raise click.exceptions.Exit(RUN_FAILED)
     _show_result(client, handle.id)
+
+
+def _start(client: Client, task: str, payload: Any, **options: Any) -> RunHandle:
+    """Start the run. Only with a key may a call be repeated whose answer was lost: else it may start a second run."""
+    until = time.monotonic() + client.timeout
+    while True:
+        try:
+            return client.trigger(task, payload, **options)
+        except ApiError as error:
+            passing = error.status in (0, 429, 502, 503, 504) and error.code != "NotConfigured"
+            if not (passing and options["idempotency_key"]) or time.monotonic() >= until:
+                raise
+            time.sleep(_AGAIN)
 
 
 def follow_to_end(access: Access, client: Client, run: str) -> dict[str, Any]:

@@ -21,6 +21,22 @@ def test_a_run_that_is_only_started_prints_its_id_and_nothing_else(api: FakeApi,
     assert json.loads(api.seen[0].body) == {"payload": {"orderId": 7}, "tags": ["eu"], "version": 3}
 
 
+def test_only_a_run_with_a_key_is_asked_for_again_when_its_answer_is_lost(
+    api: FakeApi, windlass: Windlass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windlass.cli.trigger._AGAIN", 0)
+    api.cut = 1
+    done = windlass("run", "order")
+    assert (done.exit_code, len(api.asked("/order/runs"))) == (3, 1)
+    api.cut = 2
+    done = windlass("run", "order", "--idempotency-key", "order-7")
+    assert (done.exit_code, len(api.asked("/order/runs"))) == (0, 4)
+    assert json.loads(api.seen[-1].body)["idempotencyKey"] == "order-7"
+    api.refuse["/order/runs"] = (422, {"code": "PayloadInvalid", "message": "no"})
+    assert windlass("run", "order", "--idempotency-key", "order-8").exit_code == 3
+    assert len(api.asked("/order/runs")) == 5
+
+
 def test_a_payload_comes_from_a_file_or_from_standard_input(
     api: FakeApi, windlass: Windlass, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
