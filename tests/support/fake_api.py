@@ -103,6 +103,8 @@ class FakeApi:
 
     def answer(self, request: Request) -> tuple[int, Any] | None:
         """Return status and body."""
+        if request.path.startswith("/api/v1/namespaces/") and not request.token:
+            return 401, {"code": "Unauthorized", "message": "Send a token."}
         self.seen.append(request)
         for end, refusal in self.refuse.items():
             if request.path.endswith(end):

@@ -106,17 +106,20 @@ class Doctor:
             return
         began = time.monotonic()
         try:
-            status, _ = client.look("/healthz")
+            # Not /healthz: a gateway in between may let nothing but /api/v1 through.
+            status, said = client.look(f"/api/v1/namespaces/{client.namespace}/runs")
         except ApiError as error:
             client.url = ""
             mend = "Is WINDLASS_URL right, and is the API up? `kubectl -n windlass-system get pods` tells."
             yield Finding("api", "fail", error.message, mend)
             return
         took = round((time.monotonic() - began) * 1000)
-        if status != 200:
+        if status not in (401, 503) or not isinstance(said, dict) or "code" not in said:
             where, client.url = client.url, ""
-            mend = "WINDLASS_URL must be the address of the Service windlass-api, without a path."
-            yield Finding("api", "fail", f"{where}/healthz answers {status}: that is not Windlass.", mend)
+            mend = (
+                "WINDLASS_URL must be the address of the Service windlass-api, or of what lets /api/v1 through to it."
+            )
+            yield Finding("api", "fail", f"{where} answers {status}, and not as Windlass does.", mend)
             return
         yield Finding("api", "ok", f"{client.url} answers within {took} ms.")
         yield self._versions(client)

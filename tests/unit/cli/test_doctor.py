@@ -135,3 +135,11 @@ def test_without_kubectl_the_environment_is_enough(
     assert _found(windlass)["api"]["state"] == "fail"
     monkeypatch.delenv("WINDLASS_URL")
     assert _found(windlass)["kubectl"]["mend"] == "Install kubectl, or set WINDLASS_URL and WINDLASS_TOKEN."
+
+
+@pytest.mark.usefixtures("kubectl")
+def test_a_gateway_that_lets_only_the_api_through_is_no_failure(healthy: FakeApi, windlass: Windlass) -> None:
+    for path in ("/healthz", "/openapi.json"):
+        healthy.refuse[path] = (404, "no such page")
+    found = _found(windlass)
+    assert (found["api"]["state"], found["versions"]["state"], found["ledger"]["state"]) == ("ok", "warn", "ok")
