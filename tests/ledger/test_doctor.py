@@ -13,6 +13,7 @@ from windlass.findings import Finding
 from windlass_operator import doctor
 from windlass_operator.blobs.memory import MemoryBlobStore
 from windlass_operator.blobs.store import BlobKey
+from windlass_operator.kube.permissions import Permission
 from windlass_operator.ledger.migrate import migrate
 
 
@@ -88,15 +89,23 @@ async def test_a_store_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch
     assert (await doctor.write_read_delete(store, "memory")).state == "fail"
 
 
-async def test_a_permission_that_is_missing_is_named_with_its_place() -> None:
+async def test_a_permission_that_is_missing_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     async with kube_server() as kube:
-        kube.will(
-            *[Scripted(201, {"status": {"allowed": n != 1}}) for n in range(4)],
-            Scripted(201, {"status": {"allowed": True}}),
-        )
+
+        async def may(permission: Permission) -> bool:
+            return (permission.verb, permission.resource) != ("list", "tasks")
+
+        monkeypatch.setattr(kube.client, "may", may)
         found = await doctor.granted(kube.client, "operator", ("shop",), "windlass-system")
-        assert found.message == "Not granted: list tasks.windlass.dev in shop."
-        assert {request.body["kind"] for request in kube.seen} == {"SelfSubjectAccessReview"}
+        assert (found.state, found.message) == ("fail", "Not granted: list tasks.windlass.dev in shop.")
+        assert "--process" not in found.mend
+
+
+async def test_without_any_permission_it_may_be_the_wrong_pod() -> None:
+    async with kube_server() as kube:
         kube.will(Scripted(201, {"status": {}}))
         found = await doctor.granted(kube.client, "api", (), "windlass-system")
         assert (found.state, "--process" in found.mend) == ("fail", True)
+        assert {request.body["kind"] for request in kube.seen} == {"SelfSubjectAccessReview"}
+        asked = next(r.body["spec"]["resourceAttributes"] for r in kube.seen if "tokenreviews" in str(r.body))
+        assert asked == {"verb": "create", "group": "authentication.k8s.io", "resource": "tokenreviews"}
