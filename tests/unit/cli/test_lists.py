@@ -1,6 +1,8 @@
 """What ``windlass runs list`` and ``get`` show, in each form."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -115,3 +117,25 @@ def test_watching_a_run_ends_with_it_and_tells_by_the_exit_code(
     done = windlass("runs", "get", run["id"], "--watch", "-o", "json")
     assert [json.loads(line)["state"] for line in done.stdout.splitlines()] == ["Running", "Failed"]
     assert done.exit_code == 1
+
+
+def test_on_a_terminal_a_watched_list_is_drawn_in_place(
+    api: FakeApi, windlass: Windlass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = api.add(a_run(1))
+    drawn: list[str] = []
+
+    @contextmanager
+    def redrawn() -> Iterator[Callable[[str], None]]:
+        yield drawn.append
+
+    def pass_time(_: float) -> None:
+        if run["state"] == "Succeeded":
+            raise KeyboardInterrupt
+        api.end(run["id"])
+
+    monkeypatch.setattr("windlass.cli.runs.on_screen", lambda _: True)
+    monkeypatch.setattr("windlass.cli.runs.redrawn", redrawn)
+    monkeypatch.setattr("windlass.cli.watch.pause", pass_time)
+    assert windlass("runs", "list", "--watch").exit_code == 130
+    assert [picture.splitlines()[1].split()[2] for picture in drawn] == ["Running", "Succeeded"]
