@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> None:
         asyncio.run(_doctor(options.process))
         return
     config = Config.from_env()
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, style=config.log_style)
     sys.setrecursionlimit(_DEEP_JSON)
     if options.command == "migrate":
         from windlass_operator.ledger.migrate import migrate

@@ -51,9 +51,13 @@ class Config:
         runner_image: Image of Tasks that name none.
         runner_identity: ``secret`` (fast) or ``token`` (projected service-account token).
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_style: ``json`` or ``console``; empty: console in a terminal, JSON elsewhere.
         port: Port of this process's HTTP server.
         pool_size: Connections to Postgres.
         max_starting_pods: Pods that may be on their way at once, over all keys.
+        metrics_tasks: Tasks that keep their names in the labels of metrics; the others share one value.
+        traces: Whether spans are sent: an OTLP endpoint is configured.
+        trace_ratio: Share of the runs without a caller's trace that get one of their own.
     """
 
     postgres_uri: str = field(repr=False)
@@ -65,9 +69,13 @@ class Config:
     runner_image: str = "docker.io/windlass/runner:dev"
     runner_identity: str = "secret"
     log_level: str = "info"
+    log_style: str = ""
     port: int = 8080
     pool_size: int = 8
     max_starting_pods: int = 100
+    metrics_tasks: int = 200
+    traces: bool = False
+    trace_ratio: float = 1.0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Config":
@@ -82,9 +90,6 @@ class Config:
             raise ConfigError(
                 "WINDLASS_POSTGRES_URI is not set. The chart takes it from the Secret `windlass-postgres`, key `uri`."
             )
-        identity = env.get("WINDLASS_RUNNER_IDENTITY", "secret")
-        if identity not in ("secret", "token"):
-            raise ConfigError(f"WINDLASS_RUNNER_IDENTITY is {identity!r}; it must be `secret` or `token`.")
         return cls(
             postgres_uri=uri,
             s3=_s3(env),
@@ -93,11 +98,15 @@ class Config:
             pod_name=env.get("POD_NAME", cls.pod_name),
             api_url=env.get("WINDLASS_API_URL", cls.api_url),
             runner_image=env.get("WINDLASS_RUNNER_IMAGE", cls.runner_image),
-            runner_identity=identity,
+            runner_identity=_one_of(env, "WINDLASS_RUNNER_IDENTITY", ("secret", "token")),
             log_level=env.get("WINDLASS_LOG_LEVEL", cls.log_level),
+            log_style=_one_of(env, "WINDLASS_LOG_STYLE", ("", "json", "console")),
             port=_number(env, "WINDLASS_PORT", cls.port),
             pool_size=_number(env, "WINDLASS_POOL_SIZE", cls.pool_size),
             max_starting_pods=_number(env, "WINDLASS_MAX_STARTING_PODS", cls.max_starting_pods),
+            metrics_tasks=_number(env, "WINDLASS_METRICS_TASKS", cls.metrics_tasks),
+            traces=_traces(env),
+            trace_ratio=_ratio(env, "OTEL_TRACES_SAMPLER_ARG", cls.trace_ratio),
         )
 
 
@@ -115,6 +124,32 @@ def _s3(env: Mapping[str, str]) -> S3Config | None:
         secret_key=env["WINDLASS_S3_SECRET_KEY"],
         region=env.get("WINDLASS_S3_REGION") or "us-east-1",
     )
+
+
+def _traces(env: Mapping[str, str]) -> bool:
+    """Tracing is on where OpenTelemetry's own variables name a receiver."""
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return any(env.get(name) for name in endpoints) and env.get("OTEL_SDK_DISABLED", "").lower() != "true"
+
+
+def _ratio(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {text[:40]!r}; it must be a number from 0 to 1: the share of runs to trace.")
+    return value
+
+
+def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    """Return a variable's value; the first of those that are allowed is the default."""
+    value = env.get(name, allowed[0])
+    if value not in allowed:
+        choice = " or ".join(f"`{word}`" for word in allowed if word)
+        raise ConfigError(f"{name} is {value[:40]!r}; it must be {choice}.")
+    return value
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import UUID
 
 import structlog
 
+from windlass_operator import __version__
 from windlass_operator.blobs.s3 import S3BlobStore
 from windlass_operator.blobs.store import BlobMissingError, BlobStore
 from windlass_operator.config import Config
@@ -22,18 +23,24 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.handles import forget_keys
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.ledger.wakeups import Wakeups
+from windlass_operator.resources.names import TRACEPARENT_ANNOTATION
 from windlass_operator.resources.run import RunSpec
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
 from windlass_operator.services.loops import Loop
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
+
+if TYPE_CHECKING:
+    from windlass_operator.otlp import Exporter
 
 log = structlog.get_logger()
 
@@ -64,7 +71,7 @@ class Signal:
 class Context:
     """What every process has: ledger, Kubernetes, blobs, wake-ups and the services on them."""
 
-    def __init__(self, config: Config, client: KubeClient) -> None:
+    def __init__(self, config: Config, client: KubeClient, service: str = "windlass") -> None:
         self.config = config
         self.client = client
         self.database = Database(config.postgres_uri, size=config.pool_size)
@@ -83,21 +90,29 @@ class Context:
         store: BlobStore = S3BlobStore(config.s3) if config.s3 else LedgerBlobs(self.database, BlobMissingError)
         self.store = store
         self.blobs = BlobService(self.database, store)
-        self.attempts = AttemptService(self.database, self.changes)
+        self.exporter = _exporter(config, service)
+        record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
+        self.attempts = AttemptService(self.database, self.changes, record)
         self.steps = StepService(self.database, self.changes)
-        self.runs = RunService(self.database, self.changes)
+        self.runs = RunService(self.database, self.changes, record)
         self.submissions = SubmissionService(
             self.database,
             self.cluster.read_task,
             self.blobs,
             release_namespace=config.release_namespace,
             changed=self.changes,
+            record=record,
         )
 
     @classmethod
-    async def connect(cls, config: Config) -> "Context":
-        """Return a context for the configured cluster and ledger. Nothing is asked of either yet."""
-        return cls(config, await KubeClient.connect(local_reviews=bool(config.namespaces)))
+    async def connect(cls, config: Config, service: str) -> "Context":
+        """Return a context for the configured cluster and ledger. Nothing is asked of either yet.
+
+        Args:
+            config: Of the installation.
+            service: Name of this process in traces.
+        """
+        return cls(config, await KubeClient.connect(local_reviews=bool(config.namespaces)), service)
 
     def _woken(self, run_id: UUID | None) -> None:
         if run_id is not None:
@@ -116,6 +131,8 @@ class Context:
             await asyncio.gather(task, return_exceptions=True)
             await self.database.close()
             await self.client.close()
+            if self.exporter is not None:
+                await asyncio.to_thread(self.exporter.close)  # blocks while the receiver takes the last spans
 
     async def sweep_blobs(self) -> None:
         """Delete large values of runs that were never accepted."""
@@ -152,6 +169,7 @@ class Operator:
         self._projection = ProjectionService(database, cluster)
         self._imports = ImportService(database, cluster, context.submissions, context.runs, read_run)
         self._tasks = TaskService(database, cluster, context.submissions)
+        self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1))
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1))
         self._loops = [
@@ -160,6 +178,7 @@ class Operator:
             Loop("reaper", self._reap, every=timedelta(seconds=2)),
             Loop("housekeeping", self._keep_house, every=timedelta(seconds=5)),
             Loop("resync", self._resync, every=timedelta(seconds=30)),
+            Loop("gauges", self._count, every=timedelta(seconds=10)),
         ]
         changes.listen(lambda _: self._wake())
 
@@ -176,10 +195,13 @@ class Operator:
 
     async def run(self) -> None:
         """Run all loops until cancelled, or until another operator leads."""
-        async with asyncio.TaskGroup() as group:
-            for loop in self._loops:
-                group.create_task(loop.run())
-            group.create_task(self._follow_wakeups())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in self._loops:
+                    group.create_task(loop.run())
+                group.create_task(self._follow_wakeups())
+        finally:
+            self._gauges.forget()
 
     async def _follow_wakeups(self) -> None:
         while True:
@@ -202,6 +224,9 @@ class Operator:
     async def _project(self) -> timedelta | None:
         return timedelta(0) if await self._projection.project_due() else None
 
+    async def _count(self) -> None:
+        await self._gauges.look()
+
     async def _reap(self) -> None:
         await self._context.attempts.reap()
 
@@ -218,6 +243,15 @@ class Operator:
         await self._pods.resync()
 
 
+def _exporter(config: Config, service: str) -> "Exporter | None":
+    """Return what sends spans, where an OTLP endpoint is configured; elsewhere OpenTelemetry is not even imported."""
+    if not config.traces:
+        return None
+    from windlass_operator.otlp import Exporter
+
+    return Exporter(__version__, service)
+
+
 def read_run(body: Mapping[str, Any]) -> Asked:
     """Return what a Run resource asks for."""
     spec = RunSpec.from_object(body.get("spec"), at="spec")
@@ -226,7 +260,7 @@ def read_run(body: Mapping[str, Any]) -> Asked:
         version=spec.task_ref.version,
         payload=spec.payload,
         tags=tuple(spec.tags),
-        traceparent=spec.traceparent,
+        traceparent=spec.traceparent or _annotated(body),
         idempotency_key=spec.idempotency_key,
     )
     return Asked(wanted, _spec_hash(spec), spec.cancel)
@@ -239,3 +273,10 @@ def _spec_hash(spec: RunSpec) -> str:
         # A payload that submission will refuse, in words; here it must only not stand in the way.
         rest = spec.model_copy(update={"payload": None})
         return content_hash({**rest.asked_for(), "payload": "not acceptable"})
+
+
+def _annotated(body: Mapping[str, Any]) -> str | None:
+    """Return what stands in the annotation for a trace; people and tools write annotations, so it may be anything."""
+    annotations = (body.get("metadata") or {}).get("annotations")
+    value = annotations.get(TRACEPARENT_ANNOTATION) if isinstance(annotations, Mapping) else None
+    return value if isinstance(value, str) else None

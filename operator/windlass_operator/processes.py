@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from windlass_operator import __version__
+from windlass_operator import __version__, metrics
 from windlass_operator.api.app import build, health_routes
 from windlass_operator.api.auth import Authorizer
 from windlass_operator.api.public import PublicRoutes
@@ -52,7 +52,8 @@ class ReadyOnce:
 
 async def serve_api(config: Config) -> None:
     """Serve the public API and the runners' protocol until a signal."""
-    context = await Context.connect(config)
+    context = await Context.connect(config, "windlass-api")
+    _prepare_metrics(config)
     app = application(context)
     await uvicorn.Server(_settings(app, config.port)).serve()
 
@@ -86,7 +87,8 @@ async def operate(config: Config) -> None:
     Raises:
         LeadershipLostError: Another process leads; the container restarts and waits for its turn.
     """
-    context = await Context.connect(config)
+    context = await Context.connect(config, "windlass-operator")
+    _prepare_metrics(config)
     stop, led = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -126,6 +128,11 @@ async def operate(config: Config) -> None:
         stopping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await election
+
+
+def _prepare_metrics(config: Config) -> None:
+    metrics.BUILD.labels(__version__).set(1)
+    metrics.task_labels.limit = config.metrics_tasks
 
 
 async def _watch(config: Config, operator: Operator, stop: asyncio.Event) -> None:

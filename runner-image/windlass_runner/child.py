@@ -47,6 +47,10 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
             os._exit(0)  # user code forked, and the copy came back from the task too: it has nothing to report
         _flush()
         _write(child.result, outcome.encode(finished.complete, finished.fail))
+        if "opentelemetry.trace" in sys.modules:
+            from windlass import traces
+
+            traces.flush()  # we end by _exit, which runs no exit handlers
         code = exit_codes.DONE if finished.complete else exit_codes.USER_FAILURE
     finally:
         os._exit(code)
@@ -61,6 +65,8 @@ def _flush() -> None:
 def _run(attempt: protocol.ClaimedAttempt, problem: protocol.Failure | None) -> execution.Finished:
     if problem is not None:
         return execution.Finished(fail=protocol.FailRequest(failure=problem))
+    if attempt.traceparent is not None:
+        os.environ["TRACEPARENT"] = attempt.traceparent
     transport = HttpTransport(os.environ["WINDLASS_URL"], attempt.token)
     try:
         task = execution.load_task(attempt.entrypoint, attempt.source)

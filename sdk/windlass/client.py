@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
+from windlass import traces
 from windlass.connection import Connection
 from windlass.durations import parse_duration
 from windlass.errors import ApiError, RunFailedError
@@ -103,6 +104,8 @@ class Client:
         idempotency_key: str | None = None,
     ) -> RunHandle:
         """Start a run; it is durable when this returns. Models and dataclasses become JSON.
+
+        The run joins the trace of the calling code, if that uses OpenTelemetry or is a run itself.
 
         Args:
             task: Name of the Task.
@@ -208,7 +211,7 @@ class Client:
         ask = _ask_encrypted if parts.scheme == "https" else _ask
         target = quote(parts.path.rstrip("/")) + path
         try:
-            status, data = ask(parts.hostname or "", port, "GET", target, None, None, self.timeout)
+            status, data = ask(parts.hostname or "", port, "GET", target, {}, None, self.timeout)
         except OSError as error:
             raise _unreachable(self.url, error) from None
         try:
@@ -242,8 +245,12 @@ class Client:
             raise ApiError("NotConfigured", "The token has characters that no token has; was it copied whole?")
         ask = _ask_encrypted if parts.scheme == "https" else _ask
         content = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {credential}"}
+        traceparent = traces.current() if method == "POST" else None
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         try:
-            answer_status, data = ask(parts.hostname or "", port, method, target, credential, content, timeout)
+            answer_status, data = ask(parts.hostname or "", port, method, target, headers, content, timeout)
         except OSError as error:
             raise _unreachable(self.url, error) from None
         if answer_status >= 300:
@@ -285,27 +292,37 @@ def _address(url: str) -> tuple[SplitResult, int | None]:
 
 
 def _ask(
-    host: str, port: int | None, method: str, target: str, credential: str | None, body: bytes | None, timeout: float
+    host: str,
+    port: int | None,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    timeout: float,
 ) -> tuple[int, bytes]:
-    headers = "Content-Type: application/json\r\nConnection: close\r\n"
-    headers += f"Authorization: Bearer {credential}\r\n" if credential else ""
+    sent = {"Content-Type": "application/json", "Connection": "close", **headers}
     connection = Connection(host, port or 80, timeout=timeout)
     try:
-        answer = connection.call(method, target, headers, body)
+        answer = connection.call(method, target, "".join(f"{k}: {v}\r\n" for k, v in sent.items()), body)
     finally:
         connection.close()
     return answer.status, answer.body
 
 
 def _ask_encrypted(
-    host: str, port: int | None, method: str, target: str, credential: str | None, body: bytes | None, timeout: float
+    host: str,
+    port: int | None,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    timeout: float,
 ) -> tuple[int, bytes]:
     import http.client  # late: 50 ms, a quarter of what the command line may take
 
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {credential}"} if credential else {})
     connection = http.client.HTTPSConnection(host, port, timeout=timeout)
     try:
-        connection.request(method, target, body, headers)
+        connection.request(method, target, body, {"Content-Type": "application/json", **headers})
         response = connection.getresponse()
         return response.status, response.read()
     except http.client.HTTPException as error:

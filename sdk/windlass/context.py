@@ -1,6 +1,7 @@
 """The run that the calling code belongs to."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ class CurrentRun:
         max_attempts: How many failures of the code end the run.
         name: Name of the Run resource, or None for a run without one.
         tags: Its tags.
-        traceparent: W3C trace context of whoever asked for the run.
+        traceparent: W3C trace context of this attempt, for spans of your own: they become its children. The variable
+            ``TRACEPARENT`` has it too. None where neither Windlass nor the caller traces.
     """
 
     id: str
@@ -61,6 +63,8 @@ class Active:
         self.process = os.getpid()
         self.main_task: Any = None
         self.loop: Any = None
+        self.enter_span: Callable[[str], Callable[[], None]] | None = None
+        """Makes the user's spans children of a step's, by the step's key; None where the code has no OpenTelemetry."""
 
 
 _active: Active | None = None

@@ -167,6 +167,8 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
     if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost
         _cancelled_early.raised = False
         run._cancelled.raised = True  # noqa: SLF001 - as in request_cancel
+    if attempt.traceparent is not None and "opentelemetry.trace" in sys.modules:
+        _join_trace(activated, attempt, attempt.traceparent)
     root = branches.Branch()
     root.claim()
     token = branches.enter(root)
@@ -186,6 +188,17 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
     finally:
         branches.leave(token)
         activate(None)
+
+
+def _join_trace(activated: Active, attempt: protocol.ClaimedAttempt, traceparent: str) -> None:
+    """Make the spans of user code children of the attempt's, and inside a step of the step's."""
+    from windlass import traces
+
+    place = traces.parse(traceparent)
+    if place is not None:
+        # Not taken back: the process ends with the attempt.
+        traces.attach(place)
+        activated.enter_span = lambda key: traces.attach(place.under(traces.step_span_id(attempt.attempt_id, key)))
 
 
 def _completed(data: bytes, transport: Transport) -> protocol.CompleteRequest:

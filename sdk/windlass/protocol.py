@@ -190,6 +190,7 @@ class ClaimedAttempt(Message):
     grace_ms: int = 10_000
     """How long a cancelled or timed-out child may clean up before it is killed."""
     traceparent: str | None = None
+    """W3C trace context for the user's code: its spans are children of this attempt's. None: nobody traces."""
     run_name: str | None = None
     """Name of the Run resource, if there is one."""
     tags: list[str] = []

@@ -110,6 +110,7 @@ class Step(Generic[P, R]):
             return cast("R", value)
         attempt.checkpoints.begin(running)
         token = branches.enter(branches.Branch(inside_step=running.key))
+        leave_span = attempt.enter_span(running.key) if attempt.enter_span is not None else None
         try:
             result = self.function(*args, **kwargs)
             data = encode(result, what=f"result of step {running.key!r}")
@@ -118,6 +119,8 @@ class Step(Generic[P, R]):
             raise
         finally:
             branches.leave(token)
+            if leave_span is not None:
+                leave_span()
         attempt.checkpoints.finish(running, data)
         return cast("R", result)
 
@@ -132,6 +135,7 @@ class Step(Generic[P, R]):
             return value
         attempt.checkpoints.begin(running)
         token = branches.enter(branches.Branch(inside_step=running.key))
+        leave_span = attempt.enter_span(running.key) if attempt.enter_span is not None else None
         try:
             result = await cast("Awaitable[Any]", self.function(*args, **kwargs))
             data = encode(result, what=f"result of step {running.key!r}")
@@ -143,6 +147,8 @@ class Step(Generic[P, R]):
             raise
         finally:
             branches.leave(token)
+            if leave_span is not None:
+                leave_span()
         await asyncio.wrap_future(attempt.checkpoints.finish_soon(running, data))
         return cast("R", result)
 

@@ -22,6 +22,7 @@ from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.imports import ImportService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.runs import RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
@@ -109,15 +110,15 @@ class FakeCluster:
 class World:
     """The services of operator and API in one process."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, record: Recorder | None = None) -> None:
         self.database = database
         self.cluster = FakeCluster()
-        self.attempts = AttemptService(database)
+        self.attempts = AttemptService(database, record=record)
         self.steps = StepService(database, progress_every=0)
-        self.runs = RunService(database)
+        self.runs = RunService(database, record=record)
         self.blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
         self.submissions = SubmissionService(
-            database, self.cluster.read_task, self.blobs, release_namespace="windlass-system"
+            database, self.cluster.read_task, self.blobs, release_namespace="windlass-system", record=record
         )
         self.projection = ProjectionService(database, self.cluster)
         self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)

@@ -148,6 +148,14 @@ topologySpreadConstraints:
   value: {{ include "windlass.runnerImage" $root }}
 - name: WINDLASS_RUNNER_IDENTITY
   value: {{ $root.Values.runner.identity }}
+- name: WINDLASS_METRICS_TASKS
+  value: {{ $root.Values.metrics.tasks | quote }}
+{{- with $root.Values.traces.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ $root.Values.traces.ratio | quote }}
+{{- end }}
 {{- if $root.Values.s3.enabled }}
 {{- range $name, $key := dict "BUCKET" "bucket" "ACCESS_KEY" "accessKey" "SECRET_KEY" "secretKey" }}
 - name: WINDLASS_S3_{{ $name }}

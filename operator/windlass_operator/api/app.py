@@ -1,5 +1,6 @@
 """The ASGI application: public routes by FastAPI, runtime routes beside them, health and metrics."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -17,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 from windlass.protocol import PREFIX
 from windlass_operator.api import openapi
 from windlass_operator.api.errors import OddPathError, error_response
+from windlass_operator.api.measured import Measured
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.domain.errors import WindlassError
+from windlass_operator.metrics import REGISTRY
 
 Check = Callable[[], Awaitable[None]]
 _CONTROL: Final = frozenset(map(chr, (*range(32), 127)))
@@ -42,7 +45,9 @@ def health_routes(ready: Check) -> list[Route]:
         return JSONResponse({"status": "ok"})
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        # With many tasks this is thousands of lines: written in a thread, so that no step waits for a scrape.
+        text = await asyncio.to_thread(generate_latest, REGISTRY)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
@@ -56,7 +61,7 @@ class Application:
 
     def __init__(self, routes: Sequence[BaseRoute], public: FastAPI, lifespan: Callable[[Any], Any]) -> None:
         self.routes = [*routes, *public.routes]
-        self._public = public
+        self._public = Measured(public)
         # The runtime's routes come first and do not pass through FastAPI: a step must not pay for it. No redirects for
         # a slash at the end: they would be answered before anybody is asked who may see what.
         self._router = Router(routes, redirect_slashes=False, default=self._rest, lifespan=lifespan)

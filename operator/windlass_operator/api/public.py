@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
@@ -36,7 +37,6 @@ _LOOK_AGAIN: Final = 1.0
 _ROOT: Final = "/api/v1/namespaces/{namespace}"
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
-_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _LOCATION: Final = {"Location": {"description": "Path of the run.", "schema": {"type": "string"}}}
 
 
@@ -194,6 +194,7 @@ class PublicRoutes:
             if not _NAMESPACE.fullmatch(namespace):
                 raise NamespaceNotFoundError(namespace)
             await self._authorizer.require(who, verb, "runs", namespace, subresource=subresource)
+            structlog.contextvars.bind_contextvars(**request.path_params)
             request.state.project = await self._namespaces.project(namespace)
 
         return permit
@@ -215,7 +216,6 @@ class PublicRoutes:
             lambda: payloads.parse(data, field="body", depth=depth), size=len(data)
         )
         body = _trigger_request(value)
-        traceparent = request.headers.get("traceparent", "")
         wanted = Submission(
             task=task,
             payload=body.payload,
@@ -223,7 +223,7 @@ class PublicRoutes:
             version=body.version,
             tags=tuple(body.tags),
             idempotency_key=body.idempotency_key,
-            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+            traceparent=request.headers.get("traceparent"),
         )
         accepted = await self._submissions.trigger(project, wanted)
         row = await self._runs.get(project, str(accepted.run_id))

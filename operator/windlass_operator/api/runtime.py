@@ -9,14 +9,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
+from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from windlass import protocol
+from windlass_operator import logs
 from windlass_operator.api.errors import error_response
+from windlass_operator.api.measured import timed
 from windlass_operator.api.messages import read_body, read_message
-from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError, WindlassError
+from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.steps import StepService
@@ -75,7 +78,10 @@ class RuntimeRoutes:
             ("PUT", "/blobs/{sha256}", self.put_blob),
             ("GET", "/blobs/{sha256}", self.get_blob),
         ]
-        return [Route(protocol.PREFIX + path, _guarded(handler), methods=[method]) for method, path, handler in table]
+        return [
+            Route(protocol.PREFIX + path, _guarded(handler, method, protocol.PREFIX + path), methods=[method])
+            for method, path, handler in table
+        ]
 
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
@@ -159,16 +165,24 @@ class RuntimeRoutes:
         return Response(data, media_type="application/json")
 
 
-def _guarded(handler: Handler) -> Handler:
+def _guarded(handler: Handler, method: str, path: str) -> Handler:
+    """Return the handler with its errors translated and its time measured: here, because a middleware costs more."""
+    seconds: dict[int, Histogram] = {}
+
     async def guarded(request: Request) -> Response:
+        logs.request_headers.set(request.scope["headers"])
+        began = time.monotonic()
         try:
-            return await handler(request)
-        except WindlassError as error:
-            return error_response(error)
+            response = await handler(request)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # the edge: whatever it is, the caller gets our error body
-            return error_response(error)
+            response = error_response(error)
+        found = seconds.get(response.status_code)
+        if found is None:
+            found = seconds[response.status_code] = timed(method, path, response.status_code)
+        found.observe(time.monotonic() - began)
+        return response
 
     return guarded
 

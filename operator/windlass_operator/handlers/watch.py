@@ -69,17 +69,18 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
 @asynccontextmanager
 async def reported(kind: str, event: Mapping[str, Any]) -> AsyncIterator[None]:
     """Report what goes wrong with one object and go on with the others. The resync looks at it again."""
-    try:
-        yield
-    except WindlassError as error:
-        log.warning("object not handled now", kind=kind, name=_name(event), error=error.message)
-    except Exception:  # a junk object is reported, never fatal
-        log.exception("object not handled", kind=kind, name=_name(event))
+    with structlog.contextvars.bound_contextvars(kind=kind, **_name(event)):
+        try:
+            yield
+        except WindlassError as error:
+            log.warning("object not handled now", code=error.code, error=error.message)
+        except Exception:  # a junk object is reported, never fatal
+            log.exception("object not handled")
 
 
-def _name(event: Mapping[str, Any]) -> str:
+def _name(event: Mapping[str, Any]) -> dict[str, str]:
     metadata = (event.get("object") or {}).get("metadata") or {}
-    return f"{metadata.get('namespace')}/{metadata.get('name')}"
+    return {key: str(metadata.get(key)) for key in ("namespace", "name")}
 
 
 def settings(*, listed_namespaces: bool) -> kopf.OperatorSettings:

@@ -41,6 +41,7 @@ class LockedAttempt:
     closed: bool
     answer: str | None
     running_ms: int
+    started_at: datetime
 
 
 async def pod_for_claim(connection: Connection, pod_uid: str, pod_name: str) -> dict[str, Any] | None:
@@ -151,7 +152,14 @@ async def lock(connection: Connection, attempt_id: UUID, token_hash: bytes | Non
         closed=row["closed_at"] is not None,
         answer=row["answer"],
         running_ms=row["running_ms"],
+        started_at=row["started_at"],
     )
+
+
+async def pod_name(connection: Connection, attempt: LockedAttempt) -> str | None:
+    """Return the name of an attempt's pod."""
+    row = await (await connection.execute(_SQL["pod_of_attempt"], {"pod_id": attempt.pod_id})).fetchone()
+    return None if row is None else str(row["name"])
 
 
 async def close(
@@ -169,9 +177,10 @@ async def expired(database: Database, lease: timedelta) -> list[UUID]:
     return [row["id"] for row in rows]
 
 
-async def serve_heartbeats(database: Database) -> None:
-    """Record that heartbeats are being served now; after a gap, since when again."""
-    await database.fetch(_SQL["serve_heartbeats"], {"gap": SERVICE_GAP})
+async def serve_heartbeats(database: Database) -> float | None:
+    """Record that heartbeats are being served now; after a gap, since when again. Returns the gap's seconds."""
+    rows = await database.fetch(_SQL["serve_heartbeats"], {"gap": SERVICE_GAP})
+    return rows[0]["gap"] if rows else None
 
 
 async def list_of_run(database: Database, run_id: UUID) -> list[dict[str, Any]]:

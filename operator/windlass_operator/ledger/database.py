@@ -6,6 +6,7 @@ looks like a failure and is run again. Nothing in this module knows a table.
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -17,6 +18,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from windlass_operator import metrics
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 
 T = TypeVar("T")
@@ -26,6 +28,9 @@ log = structlog.get_logger()
 SCHEMA: Final = "windlass"
 _TRIES: Final = 4
 _WAIT_FOR_CONNECTION: Final = 5.0
+_KIND: Final = {False: "statement", True: "transaction"}
+_SECONDS: Final = {flag: metrics.LEDGER_SECONDS.labels(kind) for flag, kind in _KIND.items()}
+_FAILURES: Final = {flag: metrics.LEDGER_FAILURES.labels(kind) for flag, kind in _KIND.items()}
 
 
 def is_transient(error: BaseException) -> bool:
@@ -115,6 +120,13 @@ class Database:
         return await self._retry(work, transaction=True)
 
     async def _retry(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
+        began = time.monotonic()
+        try:
+            return await self._tries(work, transaction=transaction)
+        finally:
+            _SECONDS[transaction].observe(time.monotonic() - began)
+
+    async def _tries(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
         for attempt in range(1, _TRIES + 1):
             try:
                 async with self.connection() as connection:
@@ -123,6 +135,7 @@ class Database:
                     async with connection.transaction():
                         return await work(connection)
             except LedgerUnavailableError as error:
+                _FAILURES[transaction].inc()
                 if attempt == _TRIES or isinstance(error.__cause__, PoolTimeout):
                     raise
                 await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret

@@ -23,9 +23,14 @@ async def due(database: Database, limit: int) -> list[tuple[UUID, int]]:
     return [(row["run_id"], row["revision"]) for row in await database.fetch(_SQL["due"], {"limit": limit})]
 
 
-async def done(database: Database, run_id: UUID, revision: int) -> None:
-    """Record that the resource shows ``revision``. A change since then stays due."""
-    await database.fetch(_SQL["projected"], {"run_id": run_id, "revision": revision})
+async def done(database: Database, run_id: UUID, revision: int) -> float | None:
+    """Record that the resource shows ``revision``. A change since then stays due.
+
+    Returns:
+        Seconds for which the resource was behind; None where it still is.
+    """
+    rows = await database.fetch(_SQL["projected"], {"run_id": run_id, "revision": revision})
+    return max(0.0, rows[0]["waited"]) if rows else None
 
 
 async def expired_resources(database: Database) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Runs, their versions and events. Each function is one or a few statements on the caller's transaction."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -74,6 +74,12 @@ class LockedRun:
     revision: int
     resource_uid: str | None
     snapshot: TaskSnapshot | None
+    namespace: str
+    traceparent: str | None
+    created_at: datetime
+    started_at: datetime | None
+    now: datetime
+    """The transaction's time: what it closes or ends, ends now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +196,11 @@ async def lock(connection: Connection, run_id: UUID, *, dequeue: bool = False) -
         revision=row["revision"],
         resource_uid=row["resource_uid"],
         snapshot=None if row["spec"] is None else decode_snapshot(row["spec"]),
+        namespace=row["namespace"],
+        traceparent=row["traceparent"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        now=row["now"],
     )
 
 

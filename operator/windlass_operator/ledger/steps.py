@@ -65,6 +65,12 @@ async def finished(connection: Connection, run_id: UUID, *, after: int, limit: i
     return await (await connection.execute(_SQL["finished_steps"], parameters)).fetchall()
 
 
+async def of_attempt(connection: Connection, run_id: UUID, number: int, *, limit: int) -> list[dict[str, Any]]:
+    """Return the steps that an attempt wrote last, running ones included, without their values."""
+    parameters = {"run_id": run_id, "number": number, "limit": limit}
+    return await (await connection.execute(_SQL["steps_of_attempt"], parameters)).fetchall()
+
+
 async def list_of_run(database: Database, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
     """Return all steps of a run, whatever their state."""
     return await database.fetch(_SQL["list_steps"], {"run_id": run_id, "after": after, "limit": limit})

@@ -21,6 +21,9 @@ RUN_ID_LABEL: Final = f"{PREFIX}run-id"
 ATTEMPT_LABEL: Final = f"{PREFIX}attempt"
 TASK_VERSION_LABEL: Final = f"{PREFIX}version"
 
+TRACEPARENT_ANNOTATION: Final = f"{PREFIX}traceparent"
+"""On a Run: W3C trace context of whoever made it, for tools that may add annotations and not change specs."""
+
 FINALIZER: Final = f"{PREFIX}operator"
 """For kinds that must be cleaned up after. Runs have none: an operator that is down must not hold up a namespace."""
 

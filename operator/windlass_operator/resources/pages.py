@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from windlass_operator import metrics
 from windlass_operator.domain.run_state import as_mermaid
 from windlass_operator.resources.reasons import Reason
 
@@ -18,7 +19,16 @@ def _states() -> str:
     return f"```mermaid\n{as_mermaid()}```"
 
 
+def _metrics() -> str:
+    rows = [
+        f"| `{found.name}` | {found.kind} | {', '.join(f'`{label}`' for label in found.labels)} | {found.help} |"
+        for found in metrics.describe()
+    ]
+    return "\n".join(["| metric | kind | labels | what it says |", "|---|---|---|---|", *rows])
+
+
 PARTS: Final[Mapping[Path, Callable[[], str]]] = {
+    Path("docs/reference/metrics.md"): _metrics,
     Path("docs/reference/reasons.md"): _reasons,
     Path("docs/reference/state-machine.md"): _states,
 }

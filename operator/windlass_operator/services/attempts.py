@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from windlass import protocol
-from windlass_operator import config
+from windlass_operator import config, metrics
 from windlass_operator.domain.errors import AttemptClosedError, ForbiddenError, PodUnknownError, UnauthorizedError
 from windlass_operator.domain.ids import token_hash
 from windlass_operator.domain.retry import Decision, RetryPolicy, Tally, after_failure, after_release
@@ -23,6 +23,7 @@ from windlass_operator.ledger.attempts import LockedAttempt, Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun, Value
 from windlass_operator.services import payloads
+from windlass_operator.services.recorder import Ended, Recorder
 
 log = structlog.get_logger()
 
@@ -33,6 +34,8 @@ _OUTCOMES: Final = {
     RunEvent.CONFIRM_CANCEL: "Cancelled",
 }
 _STEPS_PER_PAGE: Final = 500
+_STEPS_IN_TRACE: Final = 2000
+"""Spans of one attempt's steps at most: a trace is read by people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,15 @@ class AttemptService:
     Args:
         database: The ledger.
         changed: Called after each commit that changed a run, as a wake-up for whoever waits.
+        record: Counts, logs and traces what happened.
     """
 
-    def __init__(self, database: Database, changed: Callable[[UUID], None] = lambda _: None) -> None:
+    def __init__(
+        self, database: Database, changed: Callable[[UUID], None] = lambda _: None, record: Recorder | None = None
+    ) -> None:
         self._database = database
         self._changed = changed
+        self._record = record or Recorder()
 
     async def claim(self, pod: PodIdentity, claim_id: str, slots: int) -> list[protocol.ClaimedAttempt]:
         """Open attempts for runs of the pod's key. Empty: nothing may start now.
@@ -70,23 +77,28 @@ class AttemptService:
             ForbiddenError: Another claim of this pod was answered before; each pod claims once.
         """
         secrets_by_slot = [secrets.token_urlsafe(24) for _ in range(slots)]
+        opened: list[dict[str, object]] = []
 
         async def work(connection: Connection) -> list[protocol.ClaimedAttempt]:
+            opened.clear()
             row = await _pod_of_claim(connection, pod, claim_id)
             hashes = [token_hash(s) for s in secrets_by_slot]
             ids = await attempts.open_of_pod(connection, row["id"]) if row["claim_id"] else []
+            repeated = bool(ids)
             for attempt_id, hashed in zip(ids, hashes, strict=False):
                 await attempts.renew_token(connection, attempt_id, hashed, config.FIRST_LEASE)
             if not ids and row["state"] != "Ended":
                 await attempts.use_pod(connection, row["id"], claim_id)
                 ids = await attempts.claim(connection, row["id"], row["pod_key"], hashes, config.FIRST_LEASE)
+                repeated = False
             tokens = {a: f"{a}.{s}" for a, s in zip(ids, secrets_by_slot, strict=False)}
-            return [
-                await self._describe(connection, found, tokens[found["id"]])
-                for found in await attempts.claimed(connection, ids)
-            ]
+            rows = await attempts.claimed(connection, ids)
+            opened.extend([] if repeated else rows)
+            return [await self._describe(connection, found, tokens[found["id"]]) for found in rows]
 
         taken = await self._database.transaction(work)
+        for found in opened:
+            self._record.claimed(found)
         for attempt in taken:
             self._changed(UUID(attempt.run_id))
         return taken
@@ -136,7 +148,9 @@ class AttemptService:
             attempt_timeout_ms=_ms(snapshot.attempt_timeout) if snapshot.attempt_timeout else None,
             timeout_ms=left,
             grace_ms=_ms(config.CANCEL_GRACE),
-            traceparent=row["traceparent"] if isinstance(row["traceparent"], str) else None,
+            traceparent=self._record.place_of(
+                row["traceparent"] if isinstance(row["traceparent"], str) else None, UUID(str(row["id"]))
+            ),
             run_name=row["resource_name"] if isinstance(row["resource_name"], str) else None,
             tags=list(row["tags"]) if isinstance(row["tags"], list) else [],
         )
@@ -149,6 +163,8 @@ class AttemptService:
         answers = []
         for found in parsed:
             state = states.get(found[0]) if found else None
+            if state is None and found is not None:
+                self._record.refused("heartbeat")
             answers.append(
                 protocol.BeatAnswer(
                     open=state is not None, lease_ms=_ms(config.LEASE), cancel=state is RunState.CANCELLING
@@ -241,7 +257,6 @@ class AttemptService:
             await self._close(attempt_id, None, change, outcome="Lost", failure=failure)
         except AttemptClosedError:
             return False
-        log.warning("attempt lost", attempt=str(attempt_id), reason=reason)
         return True
 
     async def _end(
@@ -267,7 +282,7 @@ class AttemptService:
     ) -> protocol.Outcome:
         """Close an attempt and write what that leads to, in one transaction."""
         failure_text = None if failure is None else msgspec.json.encode(failure).decode()
-        ended: list[UUID] = []
+        ended: list[Ended] = []
 
         async def work(connection: Connection) -> protocol.Outcome:
             ended.clear()
@@ -283,22 +298,33 @@ class AttemptService:
             assert run is not None, "an attempt has a run"
             change = decide(run, attempt)
             state = await runs.apply(connection, run, change)
+            end = Ended(run, attempt, change, state, outcome or _OUTCOMES[change.event], failure)
+            if self._record.wants_spans(run.traceparent):
+                # Read before the attempt closes: what was under way is forgotten then.
+                end.steps = await steps.of_attempt(connection, run.id, attempt.number, limit=_STEPS_IN_TRACE)
+                end.pod_name = await attempts.pod_name(connection, attempt)
             answer = protocol.Outcome(
                 state=state.value, retry_in_ms=None if change.delay is None else _ms(change.delay)
             )
             await attempts.close(
                 connection,
                 attempt,
-                outcome=outcome or _OUTCOMES[change.event],
+                outcome=end.outcome,
                 failure=failure_text,
                 answer="" if hashed is None else msgspec.json.encode(answer).decode(),
             )
-            ended.append(attempt.run_id)
+            ended.append(end)
             return answer
 
-        answer = await self._database.transaction(work)
-        for run_id in ended:
-            self._changed(run_id)
+        try:
+            answer = await self._database.transaction(work)
+        except AttemptClosedError:
+            if hashed is not None:
+                self._record.refused("end")
+            raise
+        for end in ended:
+            self._record.attempt_ended(end)
+            self._changed(end.run.id)
         return answer
 
     async def reap(self) -> int:
@@ -311,7 +337,13 @@ class AttemptService:
 
     async def serve_heartbeats(self) -> None:
         """Record that this process serves heartbeats; see the ledger's ``heartbeat_service``."""
-        await attempts.serve_heartbeats(self._database)
+        gap = await attempts.serve_heartbeats(self._database)
+        if gap is not None:
+            metrics.HEARTBEAT_GAPS.inc()
+            metrics.HEARTBEAT_GAP_SECONDS.inc(gap)
+            log.warning(
+                "heartbeats are served again; every open attempt gets one lease more", gap_seconds=round(gap, 1)
+            )
 
     async def steps_after(self, writer: Writer, after: int) -> protocol.StepsPage:
         """Return a page of the run's finished steps."""

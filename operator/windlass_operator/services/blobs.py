@@ -13,6 +13,7 @@ from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestEr
 from windlass_operator.ledger import blobs
 from windlass_operator.ledger.attempts import Writer
 from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.services.recorder import Recorder
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SETTLED: Final = timedelta(days=1)
@@ -49,6 +50,7 @@ class BlobService:
             InvalidRequestError: The bytes do not have that digest.
         """
         if writer.closed_at is not None:
+            Recorder.refused("blobs")
             raise AttemptClosedError
         if not _SHA256.fullmatch(sha256) or hashlib.sha256(data).hexdigest() != sha256:
             raise InvalidRequestError("The body does not have the SHA-256 that the path names.", field="sha256")

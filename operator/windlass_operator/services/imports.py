@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from windlass_operator import metrics
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.ledger import projection, runs
@@ -77,6 +78,16 @@ class ImportService:
         Raises:
             LedgerUnavailableError: Postgres is away; the resource waits and is looked at again by the resync.
         """
+        try:
+            await self._observe(body, deleted=deleted)
+        except WindlassError as error:
+            metrics.IMPORT_ERRORS.labels(error.code).inc()
+            raise
+        except Exception:
+            metrics.IMPORT_ERRORS.labels("InternalError").inc()
+            raise
+
+    async def _observe(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         meta = body.get("metadata") or {}
         uid, name, namespace = str(meta.get("uid")), str(meta.get("name")), str(meta.get("namespace"))
         if deleted or meta.get("deletionTimestamp"):
@@ -123,7 +134,9 @@ class ImportService:
         """Say why a Run is not imported, once for each reason."""
         if self._refused.get(uid) == reason:
             return
-        log.warning("run not imported", namespace=namespace, name=name, reason=reason, message=message)
+        metrics.IMPORT_ERRORS.labels(reason).inc()
+        # Without the message, which may quote what the Run asks for: its status has it.
+        log.warning("run not imported", namespace=namespace, name=name, reason=reason)
         await self._reader.reject_run(namespace, name, uid, reason, message)
         self._refused[uid] = reason
 
@@ -152,7 +165,9 @@ class ImportService:
             except LedgerUnavailableError:
                 raise
             except Exception as error:  # one junk object must not keep the others from being looked at
-                log.warning("run not imported", error=str(error)[:300])
+                log.warning(
+                    "run not imported", uid=str((body.get("metadata") or {}).get("uid")), error=str(error)[:300]
+                )
             await asyncio.sleep(0)
         missing = [row for row in believed if row["resource_uid"] not in uids]
         if len(missing) >= _MASS_MINIMUM and len(missing) > _MASS_ABSENCE * len(believed):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import structlog
 
+from windlass_operator import metrics
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.ledger.projection import LeadershipLostError
 
@@ -47,14 +48,17 @@ class Loop:
                 soon = await self._work()
                 pause = min(pause, soon) if soon is not None else pause
                 failures = 0
+                metrics.LOOP_SUCCESS.labels(self._name).set_to_current_time()
             except LeadershipLostError:
                 raise
             except WindlassError as error:
                 failures += 1
+                metrics.LOOP_FAILURES.labels(self._name).inc()
                 log.warning("loop waits", loop=self._name, error=error.message, failures=failures)
                 pause = timedelta(seconds=min(0.2 * 2**failures, 5.0))
             except Exception:
                 failures += 1
+                metrics.LOOP_FAILURES.labels(self._name).inc()
                 log.exception("loop failed", loop=self._name)
                 pause = timedelta(seconds=min(0.5 * 2**failures, 10.0))
             if pause > timedelta(0):

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from windlass import protocol
+from windlass_operator import metrics
 from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_start
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.ids import new_id
@@ -138,10 +139,12 @@ class PodService:
             await self._refused(pod_id, plan, error)
             return
         await pods.created(self._database, pod_id, uid)
+        metrics.PODS_CREATED.inc()
         log.info("pod created", pod=plan.name, namespace=plan.namespace, pod_key=plan.pod_key)
 
     async def _refused(self, pod_id: UUID, plan: PodPlan, error: WindlassError) -> None:
         """Kubernetes refused the pod (quota, policy, bad template): the reason of all runs that wait for such pods."""
+        metrics.PODS_REFUSED.labels(error.code).inc()
         log.warning("pod refused", pod=plan.name, namespace=plan.namespace, error=error.message)
         await self._end(pod_id, plan.pod_key, reason=error.code, message=error.message, claimed=False)
         await pods.gone(self._database, pod_id)

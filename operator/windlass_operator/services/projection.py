@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 
 from windlass.durations import format_duration
+from windlass_operator import metrics
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger import handles, projection, runs
@@ -70,7 +71,9 @@ class ProjectionService:
             await self._resources.patch_run_status(
                 namespace, handle["name"], handle["resource_uid"], status_of_handle(row, handle)
             )
-        await projection.done(self._database, run_id, row["revision"])
+        waited = await projection.done(self._database, run_id, row["revision"])
+        if waited is not None:
+            metrics.PROJECTION_DELAY.observe(waited)
         return True
 
     async def remove_expired(self) -> int:

@@ -11,8 +11,9 @@ from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.ledger import handles, logs, projection, run_lists, runs, steps
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.run_lists import Order, RunFilter
-from windlass_operator.ledger.runs import Change
+from windlass_operator.ledger.runs import Change, LockedRun
 from windlass_operator.services.cursors import from_cursor, to_cursor
+from windlass_operator.services.recorder import Recorder
 
 
 class RunService:
@@ -21,11 +22,15 @@ class RunService:
     Args:
         database: The ledger.
         changed: Called after a commit that changed a run.
+        record: Counts, logs and traces what happened.
     """
 
-    def __init__(self, database: Database, changed: Callable[[UUID], None] = lambda _: None) -> None:
+    def __init__(
+        self, database: Database, changed: Callable[[UUID], None] = lambda _: None, record: Recorder | None = None
+    ) -> None:
         self._database = database
         self._changed = changed
+        self._record = record or Recorder()
 
     async def get(self, project: Project, run: str) -> dict[str, Any]:
         """Return a run's row by its id, or by the name of its resource (the newest of that name).
@@ -70,19 +75,21 @@ class RunService:
 
     async def cancel(self, run_id: UUID, *, reason: str, message: str) -> RunState | None:
         """Cancel a run. One that is final stays as it is. Returns the state afterwards, None if it is unknown."""
-        touched: list[UUID] = []
+        touched: list[LockedRun] = []
 
         async def work(connection: Connection) -> RunState | None:
             touched.clear()
             run = await runs.lock(connection, run_id, dequeue=True)
             if run is None or run.state.final or run.state is RunState.CANCELLING:
                 return run.state if run else None
-            touched.append(run_id)
+            touched.append(run)
             return await runs.apply(connection, run, Change(event=RunEvent.CANCEL, reason=reason, message=message))
 
         state = await self._database.transaction(work)
-        for touch in touched:
-            self._changed(touch)
+        for run in touched:
+            if state is not None and state.final:
+                self._record.run_ended(run, state, reason=reason, failure_class=None)
+            self._changed(run.id)
         return state
 
     async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
@@ -116,17 +123,19 @@ class RunService:
 
             async def work(
                 connection: Connection, run_id: UUID = run_id, reason: str = reason, message: str = message
-            ) -> bool:
+            ) -> LockedRun:
                 run = await runs.lock(connection, run_id, dequeue=True)
                 if run is None or run.state is not RunState.QUEUED or run.reason != reason:
                     raise _ChangedMeanwhileError
                 await runs.apply(connection, run, Change(event=RunEvent.FAIL, reason=reason, message=message))
-                return True
+                return run
 
             try:
-                failed += await self._database.transaction(work)
+                run = await self._database.transaction(work)
             except _ChangedMeanwhileError:
                 continue
+            failed += 1
+            self._record.run_ended(run, RunState.FAILED, reason=reason, failure_class="config")
             self._changed(run_id)
         return failed
 

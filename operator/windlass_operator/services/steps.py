@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 from uuid import UUID
 
 from windlass import protocol
+from windlass_operator import metrics
 from windlass_operator.domain.errors import AttemptClosedError, UnauthorizedError
 from windlass_operator.ledger import logs, runs, steps
 from windlass_operator.ledger.database import Database
@@ -12,6 +14,9 @@ from windlass_operator.ledger.steps import StepWrite
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import parse_token
 from windlass_operator.services.batch import Batch
+from windlass_operator.services.recorder import Recorder
+
+_SAVED: Final = {state: metrics.STEPS_SAVED.labels(state) for state in ("running", "succeeded", "failed")}
 
 
 class StepService:
@@ -51,7 +56,10 @@ class StepService:
                 payloads.check_value(result, field=f"result of step {step.key[:100]!r}")
         run_id = await self._batch([StepWrite(*parsed, step=step) for step in request.steps])
         if run_id is None:
+            Recorder.refused("steps")
             raise AttemptClosedError
+        for step in request.steps:
+            _SAVED[step.state].inc()
         self._changed(run_id)
         if run_id not in self._noted:
             self._noted[run_id] = asyncio.create_task(self._note(run_id))
@@ -79,4 +87,6 @@ class StepService:
         if parsed is None:
             raise UnauthorizedError("The token belongs to no attempt.")
         if request.lines and not await logs.save(self._database, *parsed, request.lines):
+            Recorder.refused("logs")
             raise AttemptClosedError
+        metrics.LOG_LINES.inc(len(request.lines))

@@ -5,7 +5,8 @@ so a Task and a Run applied in one file work in any order and a run never gets a
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,13 +21,14 @@ from windlass_operator.domain.errors import (
 )
 from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.project import Project
-from windlass_operator.domain.run_state import RunEvent
+from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import handles, runs
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.ledger.runs import Change, NewRun, Value, Version
+from windlass_operator.ledger.runs import Change, LockedRun, NewRun, Value, Version
 from windlass_operator.services import payloads
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.recorder import Recorder
 
 ReadTask = Callable[[str, str], Awaitable[TaskSnapshot | None]]
 """Reads a Task (namespace, name) live; None if there is none. Raises TaskInvalidError for one that cannot be run."""
@@ -81,6 +83,7 @@ class SubmissionService:
         blobs: Keeps payloads that are too large for a row.
         release_namespace: Tasks in it are refused: their pods could mount the control plane's credentials.
         changed: Called after a commit, with the run.
+        record: Counts, logs and traces what happened.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class SubmissionService:
         *,
         release_namespace: str,
         changed: Callable[[UUID], None] = lambda _: None,
+        record: Recorder | None = None,
     ) -> None:
         self._database = database
         self._read_task = read_task
@@ -98,6 +102,7 @@ class SubmissionService:
         self.large = payloads.LargeValues()
         self._release_namespace = release_namespace
         self._changed = changed
+        self._record = record or Recorder()
 
     async def trigger(self, project: Project, wanted: Submission) -> Accepted:
         """Accept a run from the REST API or refuse it at once.
@@ -111,6 +116,7 @@ class SubmissionService:
             PayloadTooLargeError: The payload is over the limit.
             BlobStoreUnavailableError: A large payload cannot be stored now; nothing was accepted.
         """
+        began, asked = datetime.now(UTC), wanted.traceparent
         self._refuse_release_namespace(project)
         snapshot = await self._read_task(project.namespace, wanted.task)
         if snapshot is None:
@@ -126,6 +132,8 @@ class SubmissionService:
         run_id = new_id()
         staged = await self._blobs.stage(project.uid, run_id, data) if len(data) > INLINE_LIMIT else None
         payload = Value(sha256=staged.ref.sha256, size=staged.ref.size) if staged else Value(text=data.decode())
+        traceparent, place = self._record.start_trace(asked)
+        wanted = replace(wanted, traceparent=traceparent)
 
         async def work(connection: Connection) -> Accepted:
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
@@ -141,6 +149,10 @@ class SubmissionService:
             return Accepted(run_id)
 
         accepted = await self._database.transaction(work)
+        if not accepted.deduplicated:
+            self._record.accepted(
+                run_id, project.namespace, wanted.task, source="rest", began=began, asked=asked, place=place
+            )
         self._changed(accepted.run_id)
         return accepted
 
@@ -181,8 +193,13 @@ class SubmissionService:
         refused: WindlassError | None = None,
     ) -> UUID | None:
         run_id = new_id()
+        began, asked = datetime.now(UTC), wanted.traceparent
+        traceparent, place = self._record.start_trace(asked)
+        wanted = replace(wanted, traceparent=traceparent)
+        failed: list[tuple[LockedRun, str]] = []
 
         async def work(connection: Connection) -> UUID | None:
+            failed.clear()
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
             if await runs.by_resource(connection, resource.uid) is not None:
                 return None
@@ -202,9 +219,15 @@ class SubmissionService:
                 assert locked is not None, "the run was inserted above"
                 change = Change(event=RunEvent.FAIL, reason=refused.code, message=refused.message)
                 await runs.apply(connection, locked, change)
+                failed.append((locked, refused.code))
             return run_id
 
         made = await self._database.transaction(work)
+        if made == run_id:
+            self._record.accepted(
+                run_id, project.namespace, wanted.task, source="resource", began=began, asked=asked, place=place
+            )
+        self._record_failed(failed)
         if made is not None:
             self._changed(made)
         return made
@@ -235,6 +258,11 @@ class SubmissionService:
             connection, holder, resource_uid=resource.uid, name=resource.name, spec_hash=resource.spec_hash
         )
         return _Earlier(holder)
+
+    def _record_failed(self, failed: list[tuple[LockedRun, str]]) -> None:
+        """Runs that ended before they could start: their input is at fault, and stays so."""
+        for run, reason in failed:
+            self._record.run_ended(run, RunState.FAILED, reason=reason, failure_class="permanent")
 
     async def task_seen(self, project: Project, task: str) -> int:
         """A Task appeared or changed: give it to the runs that wait for it. Returns how many went on."""
@@ -271,7 +299,10 @@ class SubmissionService:
         wanted = Submission(task=task, version=wait["wanted_version"])
         value = None if wait["payload"] is None else payloads.parse(wait["payload"].encode())
 
+        failed: list[tuple[LockedRun, str]] = []
+
         async def work(connection: Connection) -> bool:
+            failed.clear()
             locked = await runs.lock(connection, wait["id"])
             if locked is None or locked.state.final:
                 return False
@@ -283,10 +314,13 @@ class SubmissionService:
             except PayloadInvalidError as error:
                 change = Change(event=RunEvent.FAIL, reason=error.code, message=error.message)
                 await runs.apply(connection, locked, change)
+                failed.append((locked, error.code))
                 return True
             return await runs.bind_version(connection, wait["id"], version)
 
-        return await self._database.transaction(work)
+        bound = await self._database.transaction(work)
+        self._record_failed(failed)
+        return bound
 
     async def _version(
         self, connection: Connection, project_id: int, project: Project, wanted: Submission, snapshot: TaskSnapshot

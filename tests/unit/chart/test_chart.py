@@ -37,6 +37,8 @@ EVERYTHING: Object = {
     "podAnnotations": {"example.com/scrape": "yes"},
     "podLabels": {"team": "platform"},
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard")},
+    "traces": {"endpoint": "http://collector.observability:4318"},
 }
 INSTALLS = [
     pytest.param({}, id="defaults"),

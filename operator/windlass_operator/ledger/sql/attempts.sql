@@ -40,7 +40,7 @@ UPDATE attempt SET token_hash = %(token_hash)s, lease_until = ledger_now() + %(l
  WHERE id = %(id)s AND closed_at IS NULL RETURNING id;
 
 -- name: claimed_attempt
-SELECT a.id, a.number, run.id AS run_id, run.task, run.payload, run.payload_sha256, run.payload_size, run.running_ms,
+SELECT a.id, a.number, a.started_at, run.available_at, run.id AS run_id, run.task, run.payload, run.payload_sha256, run.payload_size, run.running_ms,
        run.tags, run.traceparent, run.resource_name, v.spec, p.namespace
   FROM attempt a JOIN run ON run.id = a.run_id JOIN task_version v ON v.id = run.task_version_id
   JOIN project p ON p.id = run.project_id WHERE a.id = ANY(%(ids)s) ORDER BY a.id;
@@ -65,9 +65,12 @@ SELECT a.id, a.run_id, a.number, a.closed_at, run.project_id, p.uid AS project_u
  WHERE a.id = %(id)s AND a.token_hash = %(token_hash)s;
 
 -- name: lock_attempt
-SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id,
+SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at,
        (extract(epoch FROM ledger_now() - a.started_at) * 1000)::bigint AS running_ms
   FROM attempt a WHERE a.id = %(id)s AND (%(token_hash)s::bytea IS NULL OR a.token_hash = %(token_hash)s) FOR UPDATE;
+
+-- name: pod_of_attempt
+SELECT pod.name FROM pod WHERE id = %(pod_id)s;
 
 -- name: close_attempt
 UPDATE attempt SET closed_at = ledger_now(), outcome = %(outcome)s, failure = %(failure)s, answer = %(answer)s
@@ -85,8 +88,11 @@ SELECT a.id FROM attempt a, heartbeat_service h
  ORDER BY a.lease_until LIMIT 100;
 
 -- name: serve_heartbeats
+-- Answers how long nobody served, if that was a gap.
+WITH before AS (SELECT served_at, ledger_now() - served_at AS silence FROM heartbeat_service FOR UPDATE)
 UPDATE heartbeat_service SET served_at = ledger_now(),
-       served_since = CASE WHEN served_at < ledger_now() - %(gap)s::interval THEN ledger_now() ELSE served_since END;
+       served_since = CASE WHEN before.silence > %(gap)s::interval THEN ledger_now() ELSE served_since END
+  FROM before RETURNING CASE WHEN before.silence > %(gap)s::interval THEN extract(epoch FROM before.silence)::float8 END AS gap;
 
 -- name: list_attempts
 SELECT a.id, a.number, a.started_at, a.closed_at, a.outcome, a.failure, pod.name AS pod_name

@@ -3,7 +3,8 @@ SELECT run_id, revision FROM projection_entry ORDER BY revision LIMIT %(limit)s;
 
 -- name: projected
 -- Only if nothing changed since: the upsert of a newer change holds the row lock, and we re-check after it.
-DELETE FROM projection_entry WHERE run_id = %(run_id)s AND revision <= %(revision)s;
+DELETE FROM projection_entry WHERE run_id = %(run_id)s AND revision <= %(revision)s
+RETURNING extract(epoch FROM ledger_now() - since)::float8 AS waited;
 
 -- name: expired_resources
 WITH finished AS (

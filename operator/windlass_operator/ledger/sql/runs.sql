@@ -44,8 +44,9 @@ DELETE FROM queue_entry WHERE run_id = %(run_id)s;
 
 -- name: lock_run
 SELECT run.id, run.project_id, run.task, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
-       run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key
-  FROM run LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;
+       run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key,
+       p.namespace, run.traceparent, run.created_at, run.started_at, ledger_now() AS now
+  FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;
 
 -- name: change_run
 -- Compare-and-set on the revision. No row: somebody else changed the run since it was read.

@@ -27,6 +27,10 @@ SELECT open.id, open.token_hash, open.run_id FROM open, (SELECT count(*) FROM sa
 SELECT key, name, args_hash, state, attempt, result, result_sha256, result_size, error, started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND state = 'succeeded' AND position > %(after)s ORDER BY position LIMIT %(limit)s;
 
+-- name: steps_of_attempt
+SELECT key, name, state, error, started_at, finished_at FROM step
+ WHERE run_id = %(run_id)s AND attempt = %(number)s ORDER BY position LIMIT %(limit)s;
+
 -- name: list_steps
 SELECT key, name, args_hash, state, attempt, result, result_sha256, result_size, error, started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND position > %(after)s ORDER BY position LIMIT %(limit)s;

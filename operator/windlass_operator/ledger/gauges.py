@@ -1,0 +1,50 @@
+"""What the ledger holds now, in numbers: a few statements that read only what is unfinished."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.queries import load
+
+_SQL: Final = load("gauges")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One look at the ledger.
+
+    Attributes:
+        runs: Unfinished runs by namespace, task and state.
+        held: Queued runs that something holds, by reason.
+        pods: Pods that were not deleted yet, by state.
+        oldest_queued: Seconds for which the run that waits longest could have been claimed.
+        projection_backlog: Resources whose status is behind.
+        projection_lag: Seconds for which the one that is behind the most has been.
+        heartbeat_age: Seconds since heartbeats were last served by anybody.
+    """
+
+    runs: list[tuple[tuple[str, str, str], int]]
+    held: dict[str, int]
+    pods: dict[str, int]
+    oldest_queued: float
+    projection_backlog: int
+    projection_lag: float
+    heartbeat_age: float
+
+
+async def count(database: Database) -> Counts:
+    """Look once."""
+    queued = await database.fetch(_SQL["queued_runs"]) + await database.fetch(_SQL["runs_without_task"])
+    runs = [((row["namespace"], row["task"], "Queued"), int(row["n"])) for row in queued]
+    open_runs = await database.fetch(_SQL["open_runs"])
+    runs += [((row["namespace"], row["task"], row["state"]), int(row["n"])) for row in open_runs]
+    (ages,) = await database.fetch(_SQL["ages"])
+    return Counts(
+        runs=runs,
+        held={row["reason"]: int(row["n"]) for row in await database.fetch(_SQL["held_by_reason"])},
+        pods={row["state"]: int(row["n"]) for row in await database.fetch(_SQL["pods_by_state"])},
+        oldest_queued=ages["oldest_queued"],
+        projection_backlog=int(ages["backlog"]),
+        projection_lag=ages["lag"],
+        heartbeat_age=ages["heartbeat_age"],
+    )

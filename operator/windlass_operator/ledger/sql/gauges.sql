@@ -1,0 +1,27 @@
+-- name: queued_runs
+-- From the queue, and not from the runs: finished ones would be read with them.
+SELECT p.namespace, run.task, count(*) AS n FROM queue_entry q JOIN run ON run.id = q.run_id JOIN project p ON p.id = run.project_id
+ GROUP BY p.namespace, run.task;
+
+-- name: runs_without_task
+-- They wait for their Task and are in no queue.
+SELECT p.namespace, run.task, count(*) AS n FROM run JOIN project p ON p.id = run.project_id
+ WHERE run.held_since IS NOT NULL AND run.task_version_id IS NULL GROUP BY p.namespace, run.task;
+
+-- name: open_runs
+SELECT p.namespace, run.task, run.state, count(*) AS n FROM attempt a JOIN run ON run.id = a.run_id
+  JOIN project p ON p.id = run.project_id WHERE a.closed_at IS NULL GROUP BY p.namespace, run.task, run.state;
+
+-- name: held_by_reason
+SELECT coalesce(reason, '') AS reason, count(*) AS n FROM run WHERE held_since IS NOT NULL GROUP BY 1;
+
+-- name: pods_by_state
+SELECT state, count(*) AS n FROM pod WHERE deleted_at IS NULL GROUP BY state;
+
+-- name: ages
+-- One row of ages in seconds, 0 where nothing waits.
+SELECT coalesce((SELECT extract(epoch FROM ledger_now() - min(available_at)) FROM queue_entry WHERE available_at <= ledger_now()), 0)::float8
+           AS oldest_queued,
+       (SELECT count(*) FROM projection_entry) AS backlog,
+       coalesce((SELECT extract(epoch FROM ledger_now() - min(since)) FROM projection_entry), 0)::float8 AS lag,
+       (SELECT extract(epoch FROM ledger_now() - served_at) FROM heartbeat_service)::float8 AS heartbeat_age;
