@@ -60,7 +60,8 @@ def current() -> str | None:
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             return str(TraceContext(f"{span.trace_id:032x}", f"{span.span_id:016x}", bool(span.trace_flags & 1)))
-    return os.environ.get("TRACEPARENT")
+    place = parse(os.environ.get("TRACEPARENT"))
+    return None if place is None else str(place)
 
 
 def attach(place: TraceContext) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from windlass.traces import TraceContext, parse, step_span_id
+from windlass.traces import TraceContext, current, parse, step_span_id
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.spans import attempt_place
 
@@ -80,3 +80,11 @@ def test_a_step_has_the_same_span_in_the_pod_and_in_the_control_plane_and_anothe
     assert (place.trace_id, place.span_id) == (TRACE, "bcceb302099a8057")
     assert step_span_id(first, "charge") == step_span_id(first, "charge")
     assert len({step_span_id(first, "charge"), step_span_id(first, "charge#2"), step_span_id("other", "charge")}) == 3
+
+
+@pytest.mark.parametrize(("text", "sent"), [(GOOD, GOOD), ("junk\r\nX-Injected: 1", None), ("", None)])
+def test_what_the_environment_calls_a_traceparent_is_sent_only_if_it_is_one(
+    text: str, sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACEPARENT", text)
+    assert current() == sent
