@@ -63,7 +63,8 @@ long receive_message(int socket, char *tag, char **body, int descriptors[2])
     ssize_t got;
     do
         got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    while (got < 0 && errno == EINTR);
+    /* A runner that left something unread when it ended: the kernel says so, once, before it gives out what it sent. */
+    while (got < 0 && (errno == EINTR || errno == ECONNRESET));
     descriptors[0] = descriptors[1] = -1;
     if (got <= 0)
         return -1;

@@ -131,9 +131,9 @@ class CommandSupervisor(Supervisor):
         return self._used
 
     def _report(self) -> int:
-        if self._zygote_gone and self._exit is None and self._why is None and not self._stopping:
+        if self._zygote_gone and self._exit is None and self._why is None and not self._shim.stopping:
             # The main container is gone, and with it every process in it. Why, only its status tells: the operator, who
-            # reads that, closes the attempt.
+            # reads that, closes the attempt. A SIGTERM of our own says nothing: it comes when that container has ended.
             self._logs.flush(5.0)
             return exit_codes.API_UNREACHABLE
         return super()._report()

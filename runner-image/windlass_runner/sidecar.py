@@ -42,6 +42,8 @@ def main() -> NoReturn:
     _on_stop(_nothing_to_lose)
     shim.leave(code)
     sys.stdout.flush()
+    while shim.read() is not None:  # until its container has ended
+        pass
     while not stopping.times:  # once we were asked to stop, nobody asks again
         _wait(stopping.wake[0])
         os.read(stopping.wake[0], 1024)  # an answer to a heartbeat: signals have handlers that do not return

@@ -6,6 +6,7 @@ The kubelet's part is played by signals: SIGTERM to the shim is the end of the m
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,19 @@ async def test_a_command_whose_runner_dies_is_ended_and_a_new_runner_claims_noth
         await world.pods.observe(ended)
     row = await world.get(run_id)
     assert (row["state"], row["infra_failures"], await attempts_of(world, run_id)) == ("Queued", 1, 1)
+
+
+async def test_a_main_container_that_is_ended_at_its_memory_limit_is_charged_to_the_user(
+    world: World, url: str, shim: Path
+) -> None:
+    """Where a control group is ended as a whole, the shim goes too: only the container's status says why."""
+    run_id = await world.submit(sh('echo "on it"; sleep 3', retry=THRICE))
+    async with container_pod(world, url, shim) as pod:
+        await on_it(world, run_id)
+        pod.main.kill()
+        assert await pod.finished() == -signal.SIGKILL
+        (seen,) = world.cluster.pods.values()
+        assert (await world.get(run_id))["state"] == "Running"
+        await world.pods.observe(replace(seen, ended=True, reason="OutOfMemory", message="too much", exit_code=137))
+    row = await world.get(run_id)
+    assert (row["state"], row["user_failures"], row["infra_failures"]) == ("Queued", 1, 0)
