@@ -55,9 +55,12 @@ class StepServer:
     def __init__(self, attempt: protocol.ClaimedAttempt, transport: Transport, refuse: Refuse) -> None:
         self._checkpoints = Checkpoints(attempt, transport)
         self._tell = refuse
+        self._saved: dict[str, protocol.Step] = {}
+        """Steps that were given out or saved: a program may ask for one again."""
         self._open: dict[str, Running] = {}
         self._lock = threading.Lock()
         self._saving = threading.Lock()
+        self._finding = threading.Lock()
         server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, name="steps", daemon=True).start()
@@ -69,7 +72,7 @@ class StepServer:
             Problem: 404 when the step is to be run, which has begun with this call; 409 when it diverges.
         """
         hashed = hash_query(query)
-        saved = self._checkpoints.find(name)
+        saved = self._find(name)
         if saved is not None:
             self._same_arguments(name, saved.args_hash, hashed)
             return self._checkpoints.value_of(saved)
@@ -92,7 +95,7 @@ class StepServer:
         except SerializationError as error:
             raise Problem(422, "ResultNotSerializable", str(error)) from None
         with self._saving:
-            saved = self._checkpoints.find(name)
+            saved = self._find(name)
             if saved is not None:
                 if query:
                     self._same_arguments(name, saved.args_hash, hash_query(query))
@@ -100,15 +103,22 @@ class StepServer:
                     message = f"Step {name!r} is saved with another value. Give each step of a run a name of its own."
                     raise Problem(409, "StepAlreadySaved", message)
                 return
-            self._checkpoints.finish(self._take(name, query), value)
+            self._saved[name] = self._checkpoints.finish(self._take(name, query), value)
 
     def fail(self, name: str, query: str, message: str) -> None:
         """Record that a step has failed. It runs again with the next attempt."""
         failure = protocol.Failure(type="StepFailed", message=message[:_LONGEST_MESSAGE], step=name)
         with self._saving:
-            if self._checkpoints.find(name) is not None:
+            if self._find(name) is not None:
                 raise Problem(409, "StepAlreadySaved", f"Step {name!r} has succeeded and is saved.")
             self._checkpoints.fail(self._take(name, query), failure)
+
+    def _find(self, name: str) -> protocol.Step | None:
+        with self._finding:  # history gives a step out once: of two calls for it the second would be told to run it
+            found = self._saved.get(name) or self._checkpoints.find(name)
+            if found is not None:
+                self._saved[name] = found
+            return found
 
     def _take(self, name: str, query: str) -> Running:
         with self._lock:

@@ -88,8 +88,11 @@ class Checkpoints:
         return self._next is None if found is None else found.result_ref is None
 
     def find(self, key: str) -> protocol.Step | None:
-        """Return the finished step of this key, fetching the rest of the history if it is not here yet."""
-        found = self._saved.pop(key, None)  # no key is asked for twice: what was given out need not be kept
+        """Return the step of this key that an earlier attempt finished, fetching the rest of the history if need be.
+
+        Only once: a task asks for no key twice, and what was given out need not be kept.
+        """
+        found = self._saved.pop(key, None)
         while found is None and self._next is not None:
             with self._sending:
                 if self._next is not None:
@@ -112,8 +115,8 @@ class Checkpoints:
             self._open[running.key] = running
             self._start_thread()  # looks by itself: to wake it for each step would cost two switches of threads
 
-    def finish(self, running: Running, result: bytes) -> None:
-        """Save a result from synchronous code; it is durable when this returns.
+    def finish(self, running: Running, result: bytes) -> protocol.Step:
+        """Save a result from synchronous code; it is durable when this returns the step as it was saved.
 
         Raises:
             ValueTooLargeError: Nothing keeps so large a result; the step has failed.
@@ -126,6 +129,7 @@ class Checkpoints:
             self._transport.save_steps([step])
         if problem is not None:
             raise problem
+        return step
 
     def finish_soon(self, running: Running, result: bytes) -> "Future[None]":
         """Save a result from asynchronous code; it is durable when the future is done. Errors are those of finish."""
