@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from windlass import protocol
-from windlass.errors import AttemptClosedError, ProtocolError
+from windlass.errors import AttemptClosedError, ProtocolError, ValueTooLargeError
 from windlass.transport import HttpTransport
 from windlass_runner import exit_codes, outcome
 from windlass_runner.config import Config
@@ -150,7 +150,7 @@ class CommandSupervisor(Supervisor):
             return self._success()
         return "/fail", protocol.FailRequest(failure=self._crash())
 
-    def _success(self) -> tuple[str, Any]:
+    def _success(self) -> tuple[str, Any] | None:
         found = read_result(self._ending.get("result"), self._ending.get("errno", errno.ENOENT))
         if isinstance(found, protocol.Failure):
             return "/fail", protocol.FailRequest(failure=found)
@@ -158,7 +158,9 @@ class CommandSupervisor(Supervisor):
             return "/complete", protocol.CompleteRequest(result=msgspec.Raw(found))
         try:
             return "/complete", protocol.CompleteRequest(result_ref=self._transport.put_blob(found))
-        except ProtocolError as error:
+        except AttemptClosedError:
+            return None
+        except (ProtocolError, ValueTooLargeError) as error:
             return "/fail", protocol.FailRequest(failure=_permanent("ResultTooLarge", str(error)))
 
     def _crash(self) -> protocol.Failure:

@@ -19,7 +19,7 @@ import msgspec
 
 from windlass import protocol
 from windlass.checkpoints import Checkpoints, Running
-from windlass.errors import AttemptClosedError, ProtocolError, SerializationError
+from windlass.errors import AttemptClosedError, ProtocolError, SerializationError, ValueTooLargeError
 from windlass.serialization import encode
 from windlass.transport import Transport
 from windlass_runner.results import VALUE_LIMIT, checked
@@ -103,7 +103,11 @@ class StepServer:
                     message = f"Step {name!r} is saved with another value. Give each step of a run a name of its own."
                     raise Problem(409, "StepAlreadySaved", message)
                 return
-            self._saved[name] = self._checkpoints.finish(self._take(name, query), value)
+            running = self._take(name, query)
+            try:
+                self._saved[name] = self._checkpoints.finish(running, value)
+            except ValueTooLargeError as error:
+                raise Problem(413, "ResultTooLarge", str(error)) from None
 
     def fail(self, name: str, query: str, message: str) -> None:
         """Record that a step has failed. It runs again with the next attempt."""

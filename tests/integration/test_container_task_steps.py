@@ -131,7 +131,7 @@ async def test_a_large_value_is_kept_and_given_back_whole(world: World, url: str
 cd $(mktemp -d)
 (printf '"'; head -c 3000000 /dev/zero | tr '\\0' x; printf '"') > value
 curl -sf --data-binary @value $WINDLASS_URL/steps/big
-curl -sf $WINDLASS_URL/steps/big | cmp - value
+curl -sf $WINDLASS_URL/steps/big | cmp - value && curl -sf $WINDLASS_URL/steps/big | cmp - value
 """
     assert (await row_after(world, url, shim, script))["state"] == "Succeeded"
 
@@ -175,3 +175,14 @@ exit 1
     row = await world.get(run_id)
     assert row["state"] == "Failed"
     assert "A step could not be read or saved. Blob" in row["message"]
+
+
+async def test_a_saved_value_is_given_out_as_often_as_it_is_asked_for(world: World, url: str, shim: Path) -> None:
+    script = """
+test "$WINDLASS_ATTEMPT" = 2 || { curl -sf -d 7 $WINDLASS_URL/steps/a; curl -sf $WINDLASS_URL/steps/a; exit 1; }
+for n in 1 2 3; do curl -sf $WINDLASS_URL/steps/a & done; wait
+"""
+    run_id = await world.submit(sh(script, retry=TWICE))
+    await finished(world, url, shim)
+    await finished(world, url, shim)
+    assert await logs_of(world, run_id) == ["7", "777"]
