@@ -208,7 +208,7 @@ async def test_a_runner_pod_passes_the_restricted_level_and_nothing_is_added_tha
     volumes = [volume["name"] for volume in made["spec"].get("volumes", [])]
     assert volumes == (["windlass-identity"] if identity == "token" else [])
     assert read_pod(made).stage is Stage.PENDING
-    assert await client.pod_log(namespace, "order-1", tail=10) == ""
+    assert await client.pod_log(namespace, "order-1", container="runner", tail=10) == ""
     assert await client.delete(PODS, namespace, "order-1", uid=made["metadata"]["uid"], grace_seconds=0)
 
 

@@ -144,6 +144,11 @@ class Client:
         """Return the steps of a run."""
         return self._all(_run(run, "steps"))
 
+    def attempts(self, run: str) -> list[dict[str, Any]]:
+        """Return the attempts of a run: how each ended, and what became of its pod."""
+        found: list[dict[str, Any]] = self.call("GET", _run(run, "attempts"))["items"]
+        return found
+
     def events(self, run: str) -> list[dict[str, Any]]:
         """Return what happened to a run."""
         return self._all(_run(run, "events"))

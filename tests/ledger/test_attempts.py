@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -191,20 +190,6 @@ async def test_infrastructure_failures_have_a_budget_of_their_own(world: World, 
         assert await world.attempts.lose(_id(attempt), reason="PodDeleted", message="gone")
     row = await world.get(run_id)
     assert (row["state"], row["reason"], row["infra_failures"]) == ("Failed", "AttemptsExhausted", INFRA_BUDGET + 1)
-
-
-@pytest.mark.parametrize(
-    ("reason", "failures"), [("OutOfMemory", (1, 0)), ("NodeOutOfMemory", (0, 1)), ("Evicted", (0, 1))]
-)
-async def test_a_container_that_was_ended_at_its_memory_limit_is_charged_to_the_user(
-    world: World, reason: str, failures: tuple[int, int]
-) -> None:
-    run_id = await world.submit()
-    await world.claim()
-    (seen,) = world.cluster.pods.values()
-    await world.pods.observe(replace(seen, ended=True, reason=reason, message="it was too much", exit_code=137))
-    row = await world.get(run_id)
-    assert (row["state"], (row["user_failures"], row["infra_failures"])) == ("Queued", failures)
 
 
 def _id(attempt: protocol.ClaimedAttempt) -> UUID:

@@ -75,6 +75,7 @@ class FakeApi:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
     steps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    attempts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     refuse: dict[str, tuple[int, Any] | None] = field(default_factory=dict)
@@ -146,8 +147,8 @@ class FakeApi:
         finished = run["state"] in FINAL
         if part == "logs":
             return self._logs(run, request)
-        if part in ("steps", "events"):
-            items = (self.steps if part == "steps" else self.events).get(run["id"], [])
+        if part in ("steps", "attempts", "events"):
+            items = {"steps": self.steps, "attempts": self.attempts, "events": self.events}[part].get(run["id"], [])
             return 200, {"items": items, "nextCursor": None}
         if part == "cancel":
             run["state"] = run["state"] if finished else "Cancelling"

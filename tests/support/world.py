@@ -54,6 +54,8 @@ class FakeCluster:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Run resources by UID, as a list shows them."""
     rejected: dict[str, tuple[str, str]] = field(default_factory=dict)
+    history: dict[str, Any] | Exception = field(default_factory=lambda: {"events": [], "lines": []})
+    """What is told of a pod that ended; an exception is raised."""
     task_statuses: list[dict[str, Any]] = field(default_factory=list)
 
     async def project(self, namespace: str) -> Project:
@@ -98,6 +100,11 @@ class FakeCluster:
     async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         self.statuses[name] = status
         return True
+
+    async def pod_history(self, namespace: str, name: str, uid: str, *, exists: bool) -> dict[str, Any]:
+        if isinstance(self.history, Exception):
+            raise self.history
+        return {"events": self.history["events"], "lines": self.history["lines"] if exists else []}
 
     async def delete_run(self, namespace: str, name: str, uid: str) -> bool:
         self.deleted_runs.append(name)

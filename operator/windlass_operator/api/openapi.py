@@ -61,6 +61,41 @@ EXAMPLES: Final[dict[str, Any]] = {
         ],
         "nextCursor": None,
     },
+    "attempts": {
+        "items": [
+            {
+                "number": 1,
+                "outcome": "Lost",
+                "startedAt": "2026-11-21T07:30:00.412000Z",
+                "endedAt": "2026-11-21T07:30:04.020000Z",
+                "error": {
+                    "type": "PodDeleted",
+                    "message": "Pod order-7d52: The pod was deleted.",
+                    "class": "infra",
+                    "reason": "PodDeleted",
+                },
+                "memoryBytes": 48234496,
+                "pod": {
+                    "name": "order-7d52",
+                    "node": "worker-1",
+                    "reason": "PodDeleted",
+                    "message": "The pod was deleted.",
+                    "lastState": {
+                        "phase": "Running",
+                        "events": [
+                            {
+                                "at": "2026-11-21T07:30:04Z",
+                                "reason": "Killing",
+                                "message": "Stopping container runner",
+                                "count": 1,
+                            }
+                        ],
+                    },
+                },
+            }
+        ]
+    },
+    "pod": {"phase": "Failed", "events": [], "lines": ["charging order 7"]},
     "events": {
         "items": [
             {
@@ -200,5 +235,6 @@ def document(app: FastAPI) -> dict[str, Any]:
 _PARAMETERS: Final = {
     "namespace": "Namespace of the Task and its runs.",
     "task": "Name of the Task.",
+    "number": "Number of the attempt, from 1.",
     "run": "Id of the run, or name of its Run resource (the newest of that name).",
 }

@@ -1,6 +1,7 @@
 """The public REST API. The namespace comes from the path, and Kubernetes decides who may use it."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 import structlog
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
@@ -20,7 +21,7 @@ from windlass_operator.api.messages import read_body
 from windlass_operator.api.openapi import TRIGGER_BODY, answer, refusals
 from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery
 from windlass_operator.api.runtime import bearer
-from windlass_operator.api.schemas import EventPage, LogPage, Run, RunPage, StepPage, TriggerRequest
+from windlass_operator.api.schemas import AttemptPage, EventPage, LogPage, Run, RunPage, StepPage, TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
@@ -81,6 +82,15 @@ class RunEndedError(WindlassError):
     def __init__(self, run: Mapping[str, Any]) -> None:
         self.code = f"Run{run['state']}"
         super().__init__(f"Run {run['id']} is {run['state']}: {run['message'] or run['reason'] or 'no reason given'}")
+
+
+class AttemptNotFoundError(WindlassError):
+    """A number that no attempt of the run has."""
+
+    code, http_status = "AttemptNotFound", 404
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"The run has no attempt {number}. See its attempts.", field="number")
 
 
 class Namespaces(Protocol):
@@ -158,6 +168,20 @@ class PublicRoutes:
         add("GET", items, self.get_run, view, {200: run, **refusals()})
         add("GET", f"{items}/payload", self.get_payload, view, {200: _any("The payload.", "payload"), **refusals()})
         add("GET", f"{items}/steps", self.list_steps, view, {200: answer("A page.", StepPage, "steps"), **refusals()})
+        add(
+            "GET",
+            f"{items}/attempts",
+            self.list_attempts,
+            view,
+            {200: answer("All attempts.", AttemptPage, "attempts"), **refusals()},
+        )
+        add(
+            "GET",
+            f"{items}/attempts/{{number}}/pod",
+            self.get_attempt_pod,
+            ("get", "log"),
+            {200: _any("What is known of the pod.", "pod"), **refusals()},
+        )
         add(
             "GET",
             f"{items}/events",
@@ -272,6 +296,32 @@ class PublicRoutes:
         ]
         return _json({"items": items, "nextCursor": rows[-1]["position"] if len(rows) == query.limit else None})
 
+    async def list_attempts(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """List the attempts of a run.
+
+        Each with how it ended and what became of its pod.
+        """
+        row = await self._runs.get(_project(request), run)
+        return _json({"items": [attempt_json(attempt) for attempt in await self._runs.attempts(row["id"])]})
+
+    async def get_attempt_pod(
+        self,
+        request: Request,
+        run: str,
+        number: Annotated[int, Path(ge=1, le=2**31 - 1)],
+        _query: Annotated[NoQuery, Query()],
+    ) -> Response:
+        """Get the last state of an attempt's pod.
+
+        With the last lines of its log, and therefore for those who may read logs. Empty as long as the pod lives.
+        """
+        project = _project(request)
+        row = await self._runs.get(project, run)
+        for attempt in await self._runs.attempts(row["id"]):
+            if attempt["number"] == number:
+                return Response(attempt["last_state"] or "{}", media_type="application/json")
+        raise AttemptNotFoundError(number)
+
     async def list_events(self, request: Request, run: str, query: Annotated[ItemsQuery, Query()]) -> Response:
         """List what happened to a run."""
         row = await self._runs.get(_project(request), run)
@@ -362,6 +412,27 @@ def run_json(row: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
 
 
 _RESOURCE_ONLY = frozenset({"runId", "observedGeneration", "conditions"})
+
+
+def attempt_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an attempt as the API shows it: of its pod's last state all but the lines of the log."""
+    last_state = json.loads(row["last_state"]) if row["last_state"] else {}
+    pod = {
+        "name": row["pod_name"],
+        "node": row["node"],
+        "reason": row["pod_reason"],
+        "message": row["pod_message"],
+        "lastState": {name: value for name, value in last_state.items() if name != "lines"} or None,
+    }
+    return {
+        "number": row["number"],
+        "outcome": row["outcome"],
+        "startedAt": _time(row["started_at"]),
+        "endedAt": _time(row["closed_at"]),
+        "error": msgspec.to_builtins(row["failure"]),
+        "memoryBytes": row["memory_bytes"],
+        "pod": pod if row["pod_name"] else None,
+    }
 
 
 def _any(description: str, example: str) -> dict[str, Any]:

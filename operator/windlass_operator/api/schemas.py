@@ -126,6 +126,39 @@ class StepPage(View):
     """Give it back as `after`; null at the end."""
 
 
+class Pod(View):
+    """What is known of an attempt's pod."""
+
+    name: str
+    node: str | None
+    reason: str | None = None
+    """Why it ended, if it did not end by itself."""
+    message: str | None = None
+    last_state: dict[str, Any] | None = None
+    """What Kubernetes told of it at its end: phase, conditions, the container's state, the image's digest, the last
+    events. Kept when the pod is deleted. The last lines of its log are at `/attempts/{number}/pod`."""
+
+
+class Attempt(View):
+    """An attempt of a run."""
+
+    number: int
+    outcome: Literal["Succeeded", "Failed", "TimedOut", "Cancelled", "Lost", "Released"] | None
+    """Null while it is open. Lost: its pod or its lease; Released: its pod had to stop and gave the run back."""
+    started_at: AwareDatetime
+    ended_at: AwareDatetime | None
+    error: StepError | None
+    memory_bytes: int | None
+    """What the code used at the last heartbeat."""
+    pod: Pod | None
+
+
+class AttemptPage(View):
+    """All attempts of a run, in order."""
+
+    items: list[Attempt]
+
+
 class Event(View):
     """Something that happened to a run."""
 

@@ -31,3 +31,5 @@ class PodSeen:
     """Why it does not start, or why it ended."""
     last_state: dict[str, Any] | None = None
     exit_code: int | None = None
+    memory_limit: int | None = None
+    """Bytes that the container with the user's code may use."""

@@ -245,13 +245,13 @@ class KubeClient:
         _checked(answer, f"delete {_named(kind, namespace, name)}")
         return True
 
-    async def pod_log(self, namespace: str, name: str, *, tail: int) -> str:
-        """Return the last lines of a pod's log; empty where the pod is gone or has not started.
+    async def pod_log(self, namespace: str, name: str, *, container: str, tail: int) -> str:
+        """Return the last lines of a container's log; empty where the pod is gone or has not started.
 
         Raises:
             KubeUnavailableError: The API server or the node does not answer.
         """
-        query = {"tailLines": tail, "limitBytes": _LOG_BYTES}
+        query: dict[str, str | int] = {"container": container, "tailLines": tail, "limitBytes": _LOG_BYTES}
         what = f"read the log of {_named(PODS, namespace, name)}"
         path = PODS.path(namespace, name, "log")
         # 400 is the kubelet's "container is waiting to start".

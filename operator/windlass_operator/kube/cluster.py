@@ -14,14 +14,17 @@ from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube import manifests
 from windlass_operator.kube.client import KubeClient, TokenIdentity, secret_text
 from windlass_operator.kube.errors import AlreadyExistsError, KubeConflictError, KubeNotFoundError
-from windlass_operator.kube.kinds import NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
-from windlass_operator.kube.reading import read_task, see_pod
-from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL
+from windlass_operator.kube.kinds import CORE_EVENTS, NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
+from windlass_operator.kube.reading import read_event, read_task, see_pod
+from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL, RUNNER_CONTAINER
 from windlass_operator.resources.names import TASK_LABEL
 
 log = structlog.get_logger()
 
 _REMEMBER_PROJECT: Final = 10.0
+_EVENTS: Final = 10
+_LINES: Final = 100
+_LONGEST_LINE: Final = 1_000
 _MANAGED: Final = f"{MANAGED_BY_LABEL}=windlass"
 
 
@@ -95,6 +98,21 @@ class KubeCluster:
     async def list_pods(self) -> list[PodSeen]:
         """Return all pods that are ours."""
         return [see_pod(body) async for body in self._each(PODS, label_selector=_MANAGED)]
+
+    async def pod_history(self, namespace: str, name: str, uid: str, *, exists: bool) -> dict[str, Any]:
+        """Return what the cluster still tells of a pod that ended badly.
+
+        Returns:
+            ``events``: the last of them, oldest first; ``lines``: the last lines of the runner's log, whose values of
+            Secrets the runner has taken out.
+
+        Raises:
+            KubeUnavailableError: The API server does not answer.
+        """
+        found = self._client.list(CORE_EVENTS, namespace, field_selector=f"involvedObject.uid={uid}")
+        events = sorted([read_event(body) async for body in found], key=lambda event: event["at"])
+        log = await self._client.pod_log(namespace, name, container=RUNNER_CONTAINER, tail=_LINES) if exists else ""
+        return {"events": events[-_EVENTS:], "lines": [line[:_LONGEST_LINE] for line in log.splitlines()]}
 
     async def list_runs(self) -> list[dict[str, Any]]:
         """Return all Run resources of the watched namespaces."""

@@ -72,6 +72,8 @@ RUNS: Final = Kind(names.GROUP, names.VERSION, names.RUNS, names.RUN_KIND)
 PODS: Final = Kind("", "v1", "pods", "Pod")
 SECRETS: Final = Kind("", "v1", "secrets", "Secret")
 NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+CORE_EVENTS: Final = Kind("", "v1", "events", "Event")
+"""Read through the core group: only there can one select by the UID of what they are about."""
 EVENTS: Final = Kind("events.k8s.io", "v1", "events", "Event")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 TOKEN_REVIEWS: Final = Kind("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)

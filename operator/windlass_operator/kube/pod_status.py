@@ -35,6 +35,7 @@ _IMAGE_REASONS: Final = frozenset(
 _START_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _START_ENDS: Final = frozenset({"ContainerCannotRun", "StartError"})
 _MISSING_REFERENCE: Final = re.compile(r"\b(secrets?|configmaps?)\b", re.IGNORECASE)
+_QUANTITY: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(?:([KMGTPE])i|([kMGTPE]))?")
 _ROOT: Final = re.compile(r"\brunAsNonRoot\b")
 """The kubelet's words for an image whose user is root, or not a number."""
 _NOT_LOST: Final = frozenset({"DeadlineExceeded"})
@@ -74,6 +75,7 @@ class PodObservation:
         started_at: When the container that runs the user's code started.
         exit_code: Of that container; for a container task the shim's, which is what the runner told it.
         problem: Why it does not start, or why its container ended; ``reason`` is one of Windlass's reasons.
+        memory_limit: Of that container, in bytes; None without one.
         lost: That the cluster took it away, and why; ``reason`` is Kubernetes' own word. May come while it still runs.
         last_state: Summary as JSON, kept when the pod is deleted.
     """
@@ -87,6 +89,7 @@ class PodObservation:
     node: str | None = None
     started_at: datetime | None = None
     exit_code: int | None = None
+    memory_limit: int | None = None
     problem: Cause | None = None
     lost: Cause | None = None
     last_state: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +107,7 @@ def read_pod(pod: Any, *, deleted: bool = False) -> PodObservation:
     ended = _ended(container)
     started = _text(ended.get("startedAt")) or _text(_map(_map(container.get("state")).get("running")).get("startedAt"))
     node = _text(_map(_map(pod).get("spec")).get("nodeName"))
-    code = ended.get("exitCode")
+    code, limit = ended.get("exitCode"), _memory_limit(pod, container)
     return PodObservation(
         name=_text(metadata.get("name")) or "",
         namespace=_text(metadata.get("namespace")) or "",
@@ -115,7 +118,8 @@ def read_pod(pod: Any, *, deleted: bool = False) -> PodObservation:
         node=node,
         started_at=_time(started),
         exit_code=code if type(code) is int else None,
-        problem=_first_problem(status, container, has_limit=_has_memory_limit(pod, container)),
+        memory_limit=limit,
+        problem=_first_problem(status, container),
         lost=_lost(status, ended),
         last_state=_last_state(status, container, node),
     )
@@ -127,16 +131,14 @@ def _stage(status: Object) -> Stage:
     return phases.get(_text(status.get("phase")) or "", Stage.PENDING)
 
 
-def _has_memory_limit(pod: Any, container: Object) -> bool:
+def _memory_limit(pod: Any, container: Object) -> int | None:
     specs = _items(_map(_map(pod).get("spec")).get("containers"))
     ours = next((s for s in specs if s.get("name") == container.get("name")), _NOTHING)
-    return "memory" in _map(_map(ours.get("resources")).get("limits"))
+    return in_bytes(_map(_map(ours.get("resources")).get("limits")).get("memory"))
 
 
-def _first_problem(status: Object, container: Object, *, has_limit: bool) -> Cause | None:
+def _first_problem(status: Object, container: Object) -> Cause | None:
     """Return the problem of the user's container, or else of one that must start before it."""
-    if _ended(container).get("reason") == "OOMKilled" and not has_limit:
-        return Cause("NodeOutOfMemory", "The node ran out of memory, and the kernel ended the container.")
     before = [c for c in _items(status.get("initContainerStatuses")) if not _is_done(c)]
     return next((found for c in (container, *before) if (found := _problem(status, c)) is not None), None)
 
@@ -150,9 +152,7 @@ def _problem(status: Object, container: Object) -> Cause | None:
     ended = _ended(container)
     how = _text(ended.get("reason"))
     if how == "OOMKilled":
-        return Cause(
-            Reason.OUT_OF_MEMORY.value, "The container used more memory than spec.resources.limits.memory allows."
-        )
+        return Cause(Reason.OUT_OF_MEMORY.value, "The kernel ended the container for want of memory.")
     if how in _START_ENDS:
         return _cause(Reason.CONTAINER_START_FAILED, ended)
     waiting = _map(_map(container.get("state")).get("waiting"))
@@ -206,6 +206,16 @@ def _last_state(status: Object, container: Object, node: str | None) -> dict[str
         "imageId": _short(container.get("imageID")),
     }
     return {k: v for k, v in found.items() if v}
+
+
+def in_bytes(quantity: Any) -> int | None:
+    """Return a Kubernetes quantity such as ``256Mi`` in bytes, or None for anything else."""
+    found = _QUANTITY.fullmatch(quantity) if isinstance(quantity, str) else None
+    if found is None:
+        return quantity if type(quantity) is int else None
+    number, binary, decimal = found.groups()
+    scale = 1024 ** ("KMGTPE".index(binary) + 1) if binary else 1000 ** (" kMGTPE".index(decimal or " "))
+    return int(float(number) * scale)
 
 
 def _main(status: Object) -> Object:

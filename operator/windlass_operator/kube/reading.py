@@ -49,6 +49,19 @@ def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
     )
 
 
+def read_event(body: Any) -> dict[str, Any]:
+    """Return what an Event says: ``at``, ``reason``, ``message``, ``count``. Never raises."""
+    event = body if isinstance(body, Mapping) else {}
+    at = next((t for k in ("lastTimestamp", "eventTime", "firstTimestamp") if isinstance(t := event.get(k), str)), "")
+    count = event.get("count")
+    return {
+        "at": at,
+        "reason": str(event.get("reason") or "")[:80],
+        "message": str(event.get("message") or "")[:1_000],
+        "count": count if type(count) is int else 1,
+    }
+
+
 def see_pod(body: Any, *, deleted: bool = False) -> PodSeen:
     """Return what a look at a pod shows. Never raises."""
     pod = read_pod(body, deleted=deleted)
@@ -70,4 +83,5 @@ def see_pod(body: Any, *, deleted: bool = False) -> PodSeen:
         message=message,
         last_state=pod.last_state,
         exit_code=pod.exit_code,
+        memory_limit=pod.memory_limit,
     )

@@ -94,6 +94,12 @@ async def open_of_pod(connection: Connection, pod_id: UUID) -> list[UUID]:
     return [row["id"] for row in rows]
 
 
+async def memory_of_open(database: Database, pod_id: UUID) -> list[tuple[UUID, int | None]]:
+    """Return the open attempts of a pod with the bytes that each used at its last heartbeat."""
+    rows = await database.fetch(_SQL["open_attempts_of_pod"], {"pod_id": pod_id})
+    return [(row["id"], row["memory_bytes"]) for row in rows]
+
+
 async def renew_token(connection: Connection, attempt_id: UUID, token_hash: bytes, lease: timedelta) -> bool:
     """Give an open attempt another token, for a claim whose answer was lost."""
     parameters = {"id": attempt_id, "token_hash": token_hash, "lease": lease}

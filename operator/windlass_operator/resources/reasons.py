@@ -183,6 +183,11 @@ class Reason(StrEnum):
         "The code used more memory than resources.limits.memory allows.",
         "Raise the limit or use less. It counts as a failure of the code and is retried as such.",
     )
+    NODE_OUT_OF_MEMORY = (
+        "NodeOutOfMemory",
+        "The node ran out of memory and ended the code, which was not at a limit of its own.",
+        "Nothing: another attempt follows and uses none of maxAttempts. Requests of what is really used prevent it.",
+    )
 
     # Attempts
     LEASE_EXPIRED = (

@@ -12,6 +12,7 @@ import structlog
 
 from windlass import protocol
 from windlass_operator import metrics
+from windlass_operator.domain import memory
 from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_start
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.ids import new_id
@@ -21,6 +22,7 @@ from windlass_operator.ledger import attempts, pods, projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
 from windlass_operator.ledger.projection import LeadershipLostError
+from windlass_operator.resources.reasons import Reason
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.credentials import CredentialService
 
@@ -34,6 +36,8 @@ _NOBODYS_FAULT: Final = frozenset({0, 5})
 _POSTS: Final = 8
 """Pods that are being posted at once."""
 _STALE_PLAN: Final = timedelta(seconds=5)
+_HISTORY: Final = 3.0
+"""Seconds in which the cluster tells what became of a pod; its run waits for that."""
 _SETTLED: Final = timedelta(seconds=30)
 """Age from which a pod must be in a list: younger ones may be missing from a list that was read before their POST."""
 
@@ -51,6 +55,10 @@ class Cluster(Protocol):
 
     async def list_pods(self) -> list[PodSeen]:
         """Return all pods that are ours."""
+        ...
+
+    async def pod_history(self, namespace: str, name: str, uid: str, *, exists: bool) -> dict[str, Any]:
+        """Return ``events`` and ``lines``, the last of each that there are of a pod."""
         ...
 
 
@@ -174,6 +182,9 @@ class PodService:
             return
         reason = seen.reason or ("PodDeleted" if not seen.exists else "PodEnded")
         message = seen.message or ("The pod was deleted." if not seen.exists else "The pod ended.")
+        last_state = await self._last_state(seen)
+        if not row.claim_id and last_state and (lines := last_state.get("lines")):
+            message = f"{message} Its last line: {lines[-1][:300]}"  # why a runner could not even begin
         await self._end(
             row.id,
             row.pod_key,
@@ -181,21 +192,27 @@ class PodService:
             message=message,
             claimed=row.claim_id is not None or seen.exit_code in _NOBODYS_FAULT or not seen.exists,
             node=seen.node,
-            last_state=seen.last_state,
+            last_state=last_state,
             keep=_KEEP_SUCCEEDED if seen.exit_code in _NOBODYS_FAULT else _KEEP_FAILED,
         )
-        # Where the kernel ends all processes of a container at once, nobody in it is left to say so.
-        kind: protocol.FailureClass = "user" if reason == "OutOfMemory" else "infra"
-        for attempt_id in await self._open_attempts(row.id):
-            await self._attempts.lose(
-                attempt_id, reason=reason, message=f"Pod {row.name}: {message}", failure_class=kind
-            )
+        for attempt_id, used in await attempts.memory_of_open(self._database, row.id):
+            lost, said, kind = _charged(reason, message, used, seen.memory_limit)
+            await self._attempts.lose(attempt_id, reason=lost, message=f"Pod {row.name}: {said}", failure_class=kind)
 
-    async def _open_attempts(self, pod_id: UUID) -> list[UUID]:
-        async def work(connection: Connection) -> list[UUID]:
-            return await attempts.open_of_pod(connection, pod_id)
+    async def _last_state(self, seen: PodSeen) -> dict[str, Any] | None:
+        """Return what explains the end of a pod, asked for before its end is recorded: after that nobody asks again.
 
-        return await self._database.transaction(work)
+        A crash in between repeats both. What the cluster does not tell within moments is left out.
+        """
+        if seen.succeeded:
+            return seen.last_state
+        try:
+            async with asyncio.timeout(_HISTORY):
+                history = await self._cluster.pod_history(seen.namespace, seen.name, seen.uid, exists=seen.exists)
+        except (TimeoutError, WindlassError) as error:
+            log.info("pod's history not read", pod=seen.name, namespace=seen.namespace, error=str(error))
+            return seen.last_state
+        return {**(seen.last_state or {}), **history}
 
     async def _end(
         self,
@@ -263,6 +280,18 @@ class PodService:
                         started=False,
                     )
                 )
+
+
+def _charged(reason: str, message: str, used: int | None, limit: int | None) -> tuple[str, str, protocol.FailureClass]:
+    """Return reason, message and class of an attempt that was lost with its pod."""
+    if reason != Reason.OUT_OF_MEMORY:
+        return reason, message, "infra"
+    kind = memory.who_answers(used, limit)
+    return (
+        Reason.OUT_OF_MEMORY.value if kind == "user" else Reason.NODE_OUT_OF_MEMORY.value,
+        f"{message} {memory.describe(used, limit)}".strip(),
+        kind,
+    )
 
 
 def _pod_name(task: str, pod_id: UUID) -> str:

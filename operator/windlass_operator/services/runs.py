@@ -8,7 +8,7 @@ from uuid import UUID
 from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import handles, logs, projection, run_lists, runs, steps
+from windlass_operator.ledger import attempts, handles, logs, projection, run_lists, runs, steps
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.run_lists import Order, RunFilter
 from windlass_operator.ledger.runs import Change, LockedRun
@@ -142,6 +142,11 @@ class RunService:
     async def steps(self, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
         """Return steps in the order in which they were first saved."""
         return await steps.list_of_run(self._database, run_id, after=after, limit=limit)
+
+    async def attempts(self, run_id: UUID) -> list[dict[str, Any]]:
+        """Return all attempts in order, each with its ``failure`` decoded and with what became of its pod."""
+        rows = await attempts.list_of_run(self._database, run_id)
+        return [{**row, "failure": steps.decode_error(row["failure"])} for row in rows]
 
     async def events(self, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
         """Return events in order."""

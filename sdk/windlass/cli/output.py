@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from windlass.durations import format_duration
 
@@ -120,12 +120,20 @@ def show_data(value: Any, form: str) -> None:
     say(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
 
 
-def show_run(run: dict[str, Any], steps: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
+class Details(NamedTuple):
+    """What is shown of a run besides the run itself."""
+
+    steps: list[dict[str, Any]]
+    attempts: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+def show_run(run: dict[str, Any], details: Details) -> None:
     """Print one run: what it is, why it stands where it stands, its steps with their times, what happened."""
-    write(describe(run, steps, events))
+    write(describe(run, details))
 
 
-def describe(run: dict[str, Any], steps: list[dict[str, Any]], events: list[dict[str, Any]]) -> str:
+def describe(run: dict[str, Any], details: Details) -> str:
     """Return what :func:`show_run` prints."""
     parts = []
     for title, key in (
@@ -146,12 +154,25 @@ def describe(run: dict[str, Any], steps: list[dict[str, Any]], events: list[dict
     if run.get("error"):
         parts.append(f"{'Error:':<10}{run['error']['type']}: {run['error']['message']}\n")
     start = _time(run.get("startedAt")) or _time(run["createdAt"])
-    if steps:
+    if details.steps:
         headings = ["STEP", "STATE", "ATTEMPT", "START", "TOOK", "RESULT"]
-        parts += ["\n", table(headings, [_step(step, start) for step in steps])]
-    if events:
-        parts += ["\n", table(["AT", "EVENT", "ATTEMPT", "REASON", "MESSAGE"], [_event(e, start) for e in events])]
+        parts += ["\n", table(headings, [_step(step, start) for step in details.steps])]
+    if len(details.attempts) > 1 or any(attempt["error"] for attempt in details.attempts):
+        headings = ["ATTEMPT", "ENDED", "START", "TOOK", "POD", "NODE", "WHY"]
+        parts += ["\n", table(headings, [_attempt(attempt, start) for attempt in details.attempts])]
+    if details.events:
+        headings = ["AT", "EVENT", "ATTEMPT", "REASON", "MESSAGE"]
+        parts += ["\n", table(headings, [_event(event, start) for event in details.events])]
     return "".join(parts)
+
+
+def _attempt(attempt: dict[str, Any], start: datetime | None) -> list[str]:
+    pod, error = attempt["pod"] or {}, attempt["error"]
+    why = f"{error['type']}: {error['message']}".split("\n", 1)[0][:200] if error else ""
+    times = {"startedAt": attempt["startedAt"], "finishedAt": attempt["endedAt"]}
+    ended = attempt["outcome"] or "open"
+    begun = _offset(_time(attempt["startedAt"]), start)
+    return [str(attempt["number"]), ended, begun, took(times), pod.get("name") or "", pod.get("node") or "", why]
 
 
 def _event(event: dict[str, Any], start: datetime | None) -> list[str]:
@@ -166,7 +187,7 @@ def _step(step: dict[str, Any], start: datetime | None) -> list[str]:
 
 
 def took(step: dict[str, Any]) -> str:
-    """Return how long a step took; nothing while it runs."""
+    """Return how long a step or attempt took; nothing while it runs."""
     began, ended = _time(step["startedAt"]), _time(step.get("finishedAt"))
     return format_duration(ended - began) if began and ended else ""
 

@@ -142,7 +142,7 @@ def _listed(client: Client, filters: dict[str, Any], limit: int) -> tuple[list[d
 @_watch
 @reaches_api
 def get_run(access: Access, run: str, form: Form, watch: bool) -> None:
-    """Show a run: its state and why, its steps with their times, what happened.
+    """Show a run: its state and why, its steps and attempts with their times, what happened.
 
     RUN is its id, or the name of its Run resource.
     """
@@ -150,7 +150,7 @@ def get_run(access: Access, run: str, form: Form, watch: bool) -> None:
     if not watch:
         found = client.get(run)
         if form == Form.table:
-            output.show_run(found, client.steps(found["id"]), client.events(found["id"]))
+            output.show_run(found, _details(client, found["id"]))
         elif form in (Form.json, Form.yaml):
             output.show_data(found, form)
         else:
@@ -160,11 +160,15 @@ def get_run(access: Access, run: str, form: Form, watch: bool) -> None:
     _end(_watch_screen(client, run, watched) if on_screen(form) else _watch_lines(client, run, watched))
 
 
+def _details(client: Client, run_id: str) -> output.Details:
+    return output.Details(client.steps(run_id), client.attempts(run_id), client.events(run_id))
+
+
 def _watch_screen(client: Client, run: str, watched: Watch) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with redrawn() as draw:
         for found in watched.looks(lambda: client.get(run)):
-            draw(output.describe(found, client.steps(found["id"]), client.events(found["id"])))
+            draw(output.describe(found, _details(client, found["id"])))
             if found["state"] in FINAL_STATES:
                 break
     return found

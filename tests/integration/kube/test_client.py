@@ -335,7 +335,11 @@ class TestWrites:
 
     async def test_a_log_that_does_not_exist_yet_or_any_more_is_empty(self, kube: KubeServer) -> None:
         kube.will(Scripted(200, "one\ntwo\n"), status(400, "BadRequest", "waiting to start"), status(404, "NotFound"))
-        assert [await kube.client.pod_log("shop", "p", tail=2) for _ in range(3)] == ["one\ntwo\n", "", ""]
+        assert [await kube.client.pod_log("shop", "p", container="runner", tail=2) for _ in range(3)] == [
+            "one\ntwo\n",
+            "",
+            "",
+        ]
         assert kube.seen[0].query["tailLines"] == "2"
 
 

@@ -22,6 +22,8 @@ PERMISSIONS = {
     "get_run": ("get", "runs"),
     "get_payload": ("get", "runs"),
     "list_steps": ("get", "runs"),
+    "list_attempts": ("get", "runs"),
+    "get_attempt_pod": ("get", "runs/log"),
     "list_events": ("get", "runs"),
     "list_logs": ("get", "runs/log"),
     "get_result": ("get", "runs"),
@@ -47,7 +49,7 @@ RUNTIME = [route for route in ROUTES if route[1].startswith("/runtime/")]
 
 
 def _filled(path: str, namespace: str = "shop", run: str = "order-1") -> str:
-    values = {"namespace": namespace, "task": "order", "run": run, "sha256": "0" * 64}
+    values = {"namespace": namespace, "task": "order", "run": run, "number": "1", "sha256": "0" * 64}
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
 
 
@@ -134,7 +136,7 @@ async def test_who_may_only_look_neither_starts_nor_cancels_nor_reads_logs(rest:
     for method, path, name in PUBLIC:
         if (await rest.call(method, _filled(path), token=VIEWER)).status == 403:
             refused.add(name)
-    assert refused == {"trigger", "cancel", "list_logs"}
+    assert refused == {"trigger", "cancel", "list_logs", "get_attempt_pod"}
 
 
 SUFFIXES = (

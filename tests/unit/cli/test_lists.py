@@ -66,10 +66,20 @@ def test_a_run_is_shown_with_why_and_when(api: FakeApi, windlass: Windlass) -> N
     api.steps[run["id"]] = [a_step("charge"), a_step("ship", "running")]
     event = {"at": "2030-01-01T08:00:02Z", "type": "claimed", "attempt": 1}
     api.events[run["id"]] = [event]
+    lost = {"type": "Evicted", "message": "Pod order-1-ab: The node was low on memory.\nmore", "class": "infra"}
+    began, ended = "2030-01-01T08:00:00.5Z", "2030-01-01T08:00:10Z"
+    api.attempts[run["id"]] = [
+        {"number": 1, "outcome": "Lost", "startedAt": began, "endedAt": ended, "error": lost, "memoryBytes": 1,
+         "pod": {"name": "order-1-ab", "node": "worker-1"}},
+        {"number": 2, "outcome": None, "startedAt": ended, "endedAt": None, "error": None, "pod": None},
+    ]  # fmt: skip
     shown = windlass("runs", "get", "order-1").stdout
     assert "Reason:   Unschedulable\nMessage:  Waits for a node.\n" in shown
     assert any(line.split()[:5] == ["charge", "succeeded", "1", "+1s", "12ms"] for line in shown.splitlines())
     assert any(line.split() == ["+2s", "claimed", "1"] for line in shown.splitlines())
+    why = "Evicted: Pod order-1-ab: The node was low on memory."
+    assert any(line.split()[:1] == ["1"] and line.endswith(why) and "worker-1" in line for line in shown.splitlines())
+    assert any(line.split()[:2] == ["2", "open"] for line in shown.splitlines())
 
 
 def test_a_message_cannot_break_a_table_or_move_the_cursor(api: FakeApi, windlass: Windlass) -> None:

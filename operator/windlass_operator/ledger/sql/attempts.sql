@@ -32,7 +32,7 @@ UPDATE pod_key SET failures = 0, backoff_until = NULL, reason = NULL, message = 
   FROM claimed WHERE key = claimed.pod_key AND (failures > 0 OR reason IS NOT NULL);
 
 -- name: open_attempts_of_pod
-SELECT id, run_id FROM attempt WHERE pod_id = %(pod_id)s AND closed_at IS NULL ORDER BY id;
+SELECT id, memory_bytes FROM attempt WHERE pod_id = %(pod_id)s AND closed_at IS NULL ORDER BY id;
 
 -- name: renew_token
 -- The answer to the first claim was lost; the token in it was never used.
@@ -95,5 +95,6 @@ UPDATE heartbeat_service SET served_at = ledger_now(),
   FROM before RETURNING CASE WHEN before.silence > %(gap)s::interval THEN extract(epoch FROM before.silence)::float8 END AS gap;
 
 -- name: list_attempts
-SELECT a.id, a.number, a.started_at, a.closed_at, a.outcome, a.failure, pod.name AS pod_name
+SELECT a.id, a.number, a.started_at, a.closed_at, a.outcome, a.failure, a.memory_bytes, pod.name AS pod_name,
+       pod.node, pod.reason AS pod_reason, pod.message AS pod_message, pod.last_state
   FROM attempt a LEFT JOIN pod ON pod.id = a.pod_id WHERE a.run_id = %(run_id)s ORDER BY a.number;

@@ -74,8 +74,5 @@ UPDATE pod_key SET reason = %(reason)s, message = %(message)s
 -- name: queued_runs_of_key
 SELECT run_id FROM queue_entry WHERE pod_key = %(key)s AND available_at <= ledger_now() LIMIT 1000;
 
--- name: open_attempts_of_pod
-SELECT id FROM attempt WHERE pod_id = %(pod_id)s AND closed_at IS NULL ORDER BY id;
-
 -- name: failures_of_key
 SELECT failures FROM pod_key WHERE key = %(key)s;
