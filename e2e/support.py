@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from windlass.client import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = "windlass-system"
@@ -107,9 +110,30 @@ class Space:
         """Wait for these values and return the pod of the run."""
         return str(self.wait(run_name, **expected)["podName"])
 
+    def rest(self, url: str) -> Client:
+        """Return a client of this namespace's ``developer``, at an address of the API."""
+        token = kubectl("create", "token", "developer", "-n", self.name, "--audience=windlass").strip()
+        return Client(url, token, self.name)
+
     def windlass(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the windlass command in this namespace."""
         return run("windlass", *arguments, "-n", self.name, check=check)
+
+
+@contextmanager
+def address() -> Iterator[str]:
+    """The API's address as somebody outside the cluster has it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["kubectl", "port-forward", "-n", SYSTEM, "service/windlass-api", f"{port}:8080"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as forward:
+        try:
+            assert forward.stdout is not None
+            assert "Forwarding" in forward.stdout.readline()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            forward.terminate()
 
 
 @contextmanager

@@ -4,15 +4,13 @@ import json
 import os
 import pty
 import re
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from e2e.pages import Job, blocks, shell
-from e2e.support import SYSTEM, Space, a_run, a_task, environment, kubectl, run
+from e2e.support import SYSTEM, Space, a_run, a_task, address, environment, kubectl, run
 
 pytestmark = pytest.mark.usefixtures("release")
 
@@ -123,22 +121,6 @@ def test_the_doctor_says_what_to_grant_and_granting_it_helps(ns: Space) -> None:
     grant = line.partition("→ ")[2].partition(" (or ")[0]
     run(*grant.split())
     assert ns.windlass("doctor", "--service-account", "poor").returncode == 0
-
-
-@contextmanager
-def address() -> Iterator[str]:
-    """The API's address as somebody outside the cluster has it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["kubectl", "port-forward", "-n", SYSTEM, "service/windlass-api", f"{port}:8080"]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as forward:
-        try:
-            assert forward.stdout is not None
-            assert "Forwarding" in forward.stdout.readline()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            forward.terminate()
 
 
 def test_the_page_about_triggering_from_outside_works_as_it_stands(
