@@ -66,6 +66,7 @@ async def claim(
     """Open an attempt for up to ``len(token_hashes)`` runs of the pod key and return their ids, in order."""
     parameters = {"pod_key": pod_key, "n": len(token_hashes)}
     rows = await (await connection.execute(_SQL["claim_runs"], parameters)).fetchall()
+    assert len(rows) <= len(token_hashes), "a run that is taken without an attempt would be stuck"
     ids = []
     for row, token_hash in zip(rows, token_hashes, strict=False):
         attempt_id = new_id()

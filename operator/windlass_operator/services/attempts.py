@@ -87,7 +87,8 @@ class AttemptService:
             repeated = bool(ids)
             for attempt_id, hashed in zip(ids, hashes, strict=False):
                 await attempts.renew_token(connection, attempt_id, hashed, config.FIRST_LEASE)
-            if not ids and row["state"] != "Ended":
+            # A pod that has claimed claims no more: a repeat that comes after the attempt's end has nobody behind it.
+            if not ids and row["state"] not in ("Claimed", "Ended"):
                 await attempts.use_pod(connection, row["id"], claim_id)
                 ids = await attempts.claim(connection, row["id"], row["pod_key"], hashes, config.FIRST_LEASE)
                 repeated = False

@@ -11,12 +11,13 @@ UPDATE pod SET claim_id = %(claim_id)s, state = 'Ended' WHERE id = %(pod_id)s;
 
 -- name: claim_runs
 -- Take up to :n runs that may start. SKIP LOCKED: two claimers never wait for each other. The entry is deleted, not
--- updated: the hot table stays small and its index never churns.
-WITH taken AS (
-    DELETE FROM queue_entry WHERE run_id IN (
-        SELECT run_id FROM queue_entry WHERE pod_key = %(pod_key)s AND available_at <= ledger_now()
-         ORDER BY rank, run_id LIMIT %(n)s FOR UPDATE SKIP LOCKED)
-    RETURNING run_id)
+-- updated: the hot table stays small and its index never churns. MATERIALIZED: as a subquery it could be executed once
+-- for each row, each time with another :n, and a run that is taken without an attempt is stuck for ever.
+WITH due AS MATERIALIZED (
+    SELECT run_id FROM queue_entry WHERE pod_key = %(pod_key)s AND available_at <= ledger_now()
+     ORDER BY rank, run_id LIMIT %(n)s FOR UPDATE SKIP LOCKED),
+taken AS (
+    DELETE FROM queue_entry USING due WHERE queue_entry.run_id = due.run_id RETURNING queue_entry.run_id)
 UPDATE run SET state = 'Running', reason = NULL, message = NULL, held_since = NULL, attempts = attempts + 1,
        started_at = coalesce(started_at, ledger_now()), revision = revision + 1
   FROM taken WHERE run.id = taken.run_id AND run.state = 'Queued'
