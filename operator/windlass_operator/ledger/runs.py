@@ -65,6 +65,8 @@ class LockedRun:
     id: UUID
     project_id: int
     task: str
+    version_id: int | None
+    """None: it waits for its Task."""
     state: RunState
     reason: str | None
     attempts: int
@@ -169,17 +171,8 @@ async def insert(connection: Connection, run: NewRun) -> bool:
     return True
 
 
-async def lock(connection: Connection, run_id: UUID, *, dequeue: bool = False) -> LockedRun | None:
-    """Lock a run and return what a decision needs, or None if it is unknown.
-
-    Args:
-        connection: The caller's transaction.
-        run_id: The run.
-        dequeue: Also take it out of the queue, before the row is locked: claims lock in that order too, and two
-            transactions that lock in one order cannot wait for each other in a circle.
-    """
-    if dequeue:
-        await connection.execute(_SQL["dequeue"], {"run_id": run_id})
+async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
+    """Lock a run and return what a decision needs, or None if it is unknown."""
     row = await (await connection.execute(_SQL["lock_run"], {"run_id": run_id})).fetchone()
     if row is None:
         return None
@@ -187,6 +180,7 @@ async def lock(connection: Connection, run_id: UUID, *, dequeue: bool = False) -
         id=row["id"],
         project_id=row["project_id"],
         task=row["task"],
+        version_id=row["task_version_id"],
         state=RunState(row["state"]),
         reason=row["reason"],
         attempts=row["attempts"],
@@ -205,7 +199,7 @@ async def lock(connection: Connection, run_id: UUID, *, dequeue: bool = False) -
 
 
 async def apply(connection: Connection, run: LockedRun, change: Change) -> RunState:
-    """Write a decision: state, counts, event, queue entry and the wish to be projected.
+    """Write a decision: state, counts, event, queue entry and the wish to be projected. The run is locked.
 
     Raises:
         IllegalTransitionError: The run's state has no such arrow.
@@ -234,6 +228,8 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
     assert row is not None, "the row is locked, so its revision cannot have moved"
     if change.event is RunEvent.RETRY:
         await connection.execute(_SQL["enqueue"], {"run_id": run.id})
+    elif run.state is RunState.QUEUED:
+        await connection.execute(_SQL["dequeue"], {"run_id": run.id})
     name = "RetryScheduled" if change.event is RunEvent.RETRY else state.value
     await add_event(
         connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message

@@ -79,36 +79,49 @@ class RunService:
 
         async def work(connection: Connection) -> RunState | None:
             touched.clear()
-            run = await runs.lock(connection, run_id, dequeue=True)
+            run = await runs.lock(connection, run_id)
             if run is None or run.state.final or run.state is RunState.CANCELLING:
                 return run.state if run else None
             touched.append(run)
-            return await runs.apply(connection, run, Change(event=RunEvent.CANCEL, reason=reason, message=message))
+            return await _cancel(connection, run, reason, message)
 
         state = await self._database.transaction(work)
         for run in touched:
-            if state is not None and state.final:
-                self._record.run_ended(run, state, reason=reason, failure_class=None)
-            self._changed(run.id)
+            self._cancelled(run, state, reason)
         return state
 
-    async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
-        """A Run resource was deleted, and not by us: its run is cancelled, unless another resource shows it too."""
+    def _cancelled(self, run: LockedRun, state: RunState | None, reason: str) -> None:
+        if state is not None and state.final:
+            self._record.run_ended(run, state, reason=reason, failure_class=None)
+        self._changed(run.id)
 
-        async def work(connection: Connection) -> bool:
-            if await handles.detach(connection, resource_uid):
-                return False
+    async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
+        """A Run resource was deleted, and not by us: its run is cancelled, unless another resource shows it too.
+
+        In one transaction, under the run's lock: a resource that asks for the run meanwhile either keeps it from being
+        cancelled, or finds it cancelled.
+        """
+        reason = "ResourceDeleted"
+        touched: list[LockedRun] = []
+
+        async def work(connection: Connection) -> RunState | None:
+            touched.clear()
             run = await runs.lock(connection, run_id)
-            if run is None or run.resource_uid != resource_uid:
-                return False
+            if run is None or await handles.detach(connection, resource_uid) or run.resource_uid != resource_uid:
+                return None
             if await handles.inherit(connection, run_id, resource_uid):
-                return False
+                return None
             if run.state.final:
                 await projection.forget_resource(connection, run_id, resource_uid)
-            return not run.state.final
+                return None
+            if run.state is RunState.CANCELLING:
+                return None
+            touched.append(run)
+            return await _cancel(connection, run, reason, "Its Run resource was deleted.")
 
-        if await self._database.transaction(work):
-            await self.cancel(run_id, reason="ResourceDeleted", message="Its Run resource was deleted.")
+        state = await self._database.transaction(work)
+        for run in touched:
+            self._cancelled(run, state, reason)
         self._changed(run_id)
 
     async def fail_held(self) -> int:
@@ -123,16 +136,15 @@ class RunService:
 
             async def work(
                 connection: Connection, run_id: UUID = run_id, reason: str = reason, message: str = message
-            ) -> LockedRun:
-                run = await runs.lock(connection, run_id, dequeue=True)
+            ) -> LockedRun | None:
+                run = await runs.lock(connection, run_id)
                 if run is None or run.state is not RunState.QUEUED or run.reason != reason:
-                    raise _ChangedMeanwhileError
+                    return None
                 await runs.apply(connection, run, Change(event=RunEvent.FAIL, reason=reason, message=message))
                 return run
 
-            try:
-                run = await self._database.transaction(work)
-            except _ChangedMeanwhileError:
+            run = await self._database.transaction(work)
+            if run is None:
                 continue
             failed += 1
             self._record.run_ended(run, RunState.FAILED, reason=reason, failure_class="config")
@@ -157,8 +169,8 @@ class RunService:
         return await logs.list_of_run(self._database, run_id, after=after, limit=limit)
 
 
-class _ChangedMeanwhileError(Exception):
-    """The run moved between the look and the lock; the transaction is rolled back, queue entry included."""
+async def _cancel(connection: Connection, run: LockedRun, reason: str, message: str) -> RunState:
+    return await runs.apply(connection, run, Change(event=RunEvent.CANCEL, reason=reason, message=message))
 
 
 class Changes:

@@ -248,16 +248,20 @@ class SubmissionService:
         twin = await runs.bind_finished_twin(connection, project_id, resource.name, resource.spec_hash, resource.uid)
         if twin is not None:
             return _Earlier(twin)
-        holder = None if run_id is None else await self._holder(connection, project_id, wanted, run_id)
-        if holder is None:
-            return None
-        if await runs.by_resource(connection, resource.uid) is not None:
-            return _Earlier(None)  # the key was taken for this very resource, while we waited for it
-        await runs.lock(connection, holder)  # its resource may be deleted now: the run is handed to us, or is cancelled
-        await handles.attach(
-            connection, holder, resource_uid=resource.uid, name=resource.name, spec_hash=resource.spec_hash
-        )
-        return _Earlier(holder)
+        while run_id is not None:
+            holder = await self._holder(connection, project_id, wanted, run_id)
+            if holder is None:
+                return None
+            run = await runs.lock(connection, holder)
+            if await runs.by_resource(connection, resource.uid) is not None:
+                return _Earlier(None)  # key or handle were taken for this very resource, while we waited
+            if run is not None and run.state.final and run.state is not RunState.SUCCEEDED:
+                continue  # it ended while we waited, such as with its own resource: its key is free now
+            await handles.attach(
+                connection, holder, resource_uid=resource.uid, name=resource.name, spec_hash=resource.spec_hash
+            )
+            return _Earlier(holder)
+        return None
 
     def _record_failed(self, failed: list[tuple[LockedRun, str]]) -> None:
         """Runs that ended before they could start: their input is at fault, and stays so."""
@@ -304,8 +308,8 @@ class SubmissionService:
         async def work(connection: Connection) -> bool:
             failed.clear()
             locked = await runs.lock(connection, wait["id"])
-            if locked is None or locked.state.final:
-                return False
+            if locked is None or locked.state is not RunState.QUEUED or locked.version_id is not None:
+                return False  # another look at the Task came first: the run goes on with what it got
             version = await self._version(connection, project_id, project, wanted, snapshot)
             if version is None:
                 return False

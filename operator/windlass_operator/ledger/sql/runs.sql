@@ -40,10 +40,12 @@ SELECT run.id, v.pod_key, run.created_at, run.available_at
   FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s;
 
 -- name: dequeue
-DELETE FROM queue_entry WHERE run_id = %(run_id)s;
+-- Under the run's row lock, which every entry is inserted under. A claim locks the other way round: the entry that it has
+-- taken is left to it, for it finds the run no longer Queued; to wait for it would be to wait in a circle.
+DELETE FROM queue_entry WHERE run_id IN (SELECT run_id FROM queue_entry WHERE run_id = %(run_id)s FOR UPDATE SKIP LOCKED);
 
 -- name: lock_run
-SELECT run.id, run.project_id, run.task, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
+SELECT run.id, run.project_id, run.task, run.task_version_id, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
        run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key,
        p.namespace, run.traceparent, run.created_at, run.started_at, ledger_now() AS now
   FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;

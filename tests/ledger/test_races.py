@@ -1,0 +1,111 @@
+"""Two who change one run at the same time: each test holds a lock until both are in the middle of it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.contention import holding
+from tests.support.world import SHOP, World, a_failure, a_task
+from windlass_operator.ledger.database import Database
+from windlass_operator.services.submission import Submission
+
+_LOCK_RUN = "SELECT 1 FROM run WHERE id = %s FOR UPDATE"
+
+
+@pytest.fixture
+async def world(database: Database) -> World:
+    world = await World(database).start()
+    world.cluster.tasks["shop", "order"] = a_task()
+    return world
+
+
+async def _rows(world: World, table: str) -> list[dict[str, Any]]:
+    return await world.database.fetch(f"SELECT * FROM {table}")  # noqa: S608 - a test's own word
+
+
+async def test_a_run_that_is_cancelled_while_it_is_queued_again_leaves_its_queue(world: World, ledger_uri: str) -> None:
+    run_id = await world.submit()
+    (attempt,) = await world.claim()
+    async with holding(ledger_uri, _LOCK_RUN, run_id) as run:
+        failing = asyncio.create_task(world.attempts.fail(attempt.token, a_failure()))
+        await run.waited_for(1)
+        cancelling = asyncio.create_task(world.runs.cancel(run_id, reason="Cancelled", message=""))
+        await run.waited_for(2)
+    await asyncio.gather(failing, cancelling)
+    assert (await world.get(run_id))["state"] == "Cancelled"
+    assert await _rows(world, "queue_entry") == [], "or a pod is started for a run that has ended"
+
+
+async def test_a_claim_and_a_cancellation_of_one_run_do_not_wait_for_each_other(world: World, ledger_uri: str) -> None:
+    run_id = await world.submit()
+    await world.pods.start_due()
+    (seen,) = world.cluster.pods.values()
+    async with holding(ledger_uri, _LOCK_RUN, run_id) as run:
+        cancelling = asyncio.create_task(world.runs.cancel(run_id, reason="Cancelled", message=""))
+        await run.waited_for(1)  # first for the run, so it gets it first
+        claiming = asyncio.create_task(world.attempts.claim(world.identity(seen), "claim-1", 1))
+        await run.waited_for(2)  # has the queue entry, waits for the run
+    async with asyncio.timeout(0.9):  # the server looks for deadlocks after a second
+        assert (await claiming, await cancelling) == ([], "Cancelled")
+    assert await _rows(world, "queue_entry") == []
+    assert await _rows(world, "attempt") == []
+
+
+async def test_a_resource_that_asks_for_a_run_while_its_first_resource_is_deleted_gets_one_that_runs(
+    world: World, ledger_uri: str
+) -> None:
+    old, new = (world.create_run(name, idempotencyKey="7") for name in ("old", "new"))
+    await world.imports.observe(old)
+    (run,) = await _rows(world, "run")
+    del world.cluster.runs["uid-of-old"]
+    async with holding(ledger_uri, _LOCK_RUN, run["id"]) as lock:
+        going = asyncio.create_task(world.imports.observe(old, deleted=True))
+        await lock.waited_for(1)
+        coming = asyncio.create_task(world.imports.observe(new))
+        await lock.waited_for(2)
+    await asyncio.gather(going, coming)
+    assert (await world.runs.get(SHOP, "new"))["state"] == "Queued"
+
+
+async def test_of_two_handles_the_second_inherits_a_run_when_owner_and_first_handle_go_together(
+    world: World, ledger_uri: str
+) -> None:
+    bodies = [world.create_run(f"order-{n}", idempotencyKey="7") for n in range(3)]
+    for body in bodies:
+        await world.imports.observe(body)
+    (run,) = await _rows(world, "run")
+    for body in bodies[:2]:
+        del world.cluster.runs[body["metadata"]["uid"]]
+    async with holding(ledger_uri, _LOCK_RUN, run["id"]) as lock:
+        going = [asyncio.create_task(world.imports.observe(body, deleted=True)) for body in bodies[:2]]
+        await lock.waited_for(2)
+    await asyncio.gather(*going)
+    row = await world.get(run["id"])
+    assert (row["state"], row["resource_name"]) == ("Queued", "order-2")
+
+
+async def test_a_resource_that_is_seen_twice_at_once_is_one_handle(world: World, ledger_uri: str) -> None:
+    first = await world.submissions.trigger(SHOP, Submission(task="order", idempotency_key="7"))
+    body = world.create_run("order-1", idempotencyKey="7")
+    async with holding(ledger_uri, _LOCK_RUN, first.run_id) as run:
+        seen = [asyncio.create_task(world.imports.observe(body)) for _ in range(2)]
+        await run.waited_for(2)
+    await asyncio.gather(*seen)
+    assert len(await _rows(world, "run_handle")) == 1
+
+
+async def test_a_run_that_started_is_not_ended_by_a_look_at_a_newer_task(world: World, ledger_uri: str) -> None:
+    """Two looks at once at the Task that a run waits for, between which its schema changes."""
+    world.cluster.tasks.clear()
+    await world.imports.observe(world.create_run("order-1", payload={"amount": 1}))
+    (run,) = await _rows(world, "run")
+    world.cluster.tasks["shop", "order"] = a_task()
+    async with holding(ledger_uri, _LOCK_RUN, run["id"]) as lock:
+        first = asyncio.create_task(world.submissions.task_seen(SHOP, "order"))
+        await lock.waited_for(1)
+        world.cluster.tasks["shop", "order"] = a_task(payload_schema={"type": "array"})
+        second = asyncio.create_task(world.submissions.task_seen(SHOP, "order"))
+        await lock.waited_for(2)
+    await asyncio.gather(first, second)
+    assert (await world.get(run["id"]))["state"] == "Queued"
