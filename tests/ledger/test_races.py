@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from tests.ledger.test_attempts import beat, serve
+from tests.support.clock import Clock
 from tests.support.contention import holding
-from tests.support.world import SHOP, World, a_failure, a_task
+from tests.support.world import SECOND, SHOP, World, a_failure, a_task
+from windlass_operator import config
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.submission import Submission
 
@@ -109,3 +112,32 @@ async def test_a_run_that_started_is_not_ended_by_a_look_at_a_newer_task(world: 
         await lock.waited_for(2)
     await asyncio.gather(first, second)
     assert (await world.get(run["id"]))["state"] == "Queued"
+
+
+async def test_a_runner_that_comes_back_while_the_reaper_is_about_to_close_its_attempt_keeps_it(
+    world: World, clock: Clock, ledger_uri: str
+) -> None:
+    run_id = await world.submit()
+    (attempt,) = await world.claim()
+    await serve(world, clock, config.LEASE + 4 * SECOND)
+    lock = "SELECT 1 FROM attempt WHERE id = %s FOR UPDATE"
+    async with holding(ledger_uri, lock, attempt.attempt_id) as row:
+        beating = asyncio.create_task(beat(world, attempt.token))
+        await row.waited_for(1)
+        reaping = asyncio.create_task(world.attempts.reap())
+        await row.waited_for(2)
+    assert (await beating).open
+    assert await reaping == 0
+    assert (await world.get(run_id))["state"] == "Running"
+
+
+async def test_one_attempt_that_cannot_be_closed_keeps_no_other_open(world: World, clock: Clock) -> None:
+    run_id = await world.submit()
+    await world.claim()
+    other = await world.submit()
+    await world.claim(claim_id="claim-2")
+    broken = "UPDATE run SET state = 'Failed', finished_at = now() WHERE id = %(id)s"  # what must never be
+    await world.database.fetch(broken, {"id": run_id})
+    await serve(world, clock, config.LEASE + 4 * SECOND)
+    assert await world.attempts.reap() == 1
+    assert (await world.get(other))["state"] == "Queued"

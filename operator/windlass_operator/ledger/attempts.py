@@ -42,6 +42,8 @@ class LockedAttempt:
     answer: str | None
     running_ms: int
     started_at: datetime
+    expired: bool
+    """Its lease has run out."""
 
 
 async def pod_for_claim(connection: Connection, pod_uid: str, pod_name: str) -> dict[str, Any] | None:
@@ -160,6 +162,7 @@ async def lock(connection: Connection, attempt_id: UUID, token_hash: bytes | Non
         answer=row["answer"],
         running_ms=row["running_ms"],
         started_at=row["started_at"],
+        expired=row["expired"],
     )
 
 

@@ -14,7 +14,13 @@ import structlog
 
 from windlass import protocol
 from windlass_operator import config, metrics
-from windlass_operator.domain.errors import AttemptClosedError, ForbiddenError, PodUnknownError, UnauthorizedError
+from windlass_operator.domain.errors import (
+    AttemptClosedError,
+    ForbiddenError,
+    LedgerUnavailableError,
+    PodUnknownError,
+    UnauthorizedError,
+)
 from windlass_operator.domain.ids import token_hash
 from windlass_operator.domain.retry import Decision, RetryPolicy, Tally, after_failure, after_release
 from windlass_operator.domain.run_state import RunEvent, RunState
@@ -48,6 +54,10 @@ class PodIdentity:
     """The namespace's runner credential."""
     vouched: bool = False
     """The Kubernetes API vouched for a token that is bound to this pod."""
+
+
+class _StillHeldError(Exception):
+    """The runner came back between the look at its lease and the lock."""
 
 
 class AttemptService:
@@ -238,7 +248,13 @@ class AttemptService:
         return await self._end(token, change, outcome=outcome, failure=failure)
 
     async def lose(
-        self, attempt_id: UUID, *, reason: str, message: str, failure_class: protocol.FailureClass = "infra"
+        self,
+        attempt_id: UUID,
+        *,
+        reason: str,
+        message: str,
+        failure_class: protocol.FailureClass = "infra",
+        if_expired: bool = False,
     ) -> bool:
         """Close an attempt that nobody will end any more. Returns False when it was closed already.
 
@@ -247,16 +263,19 @@ class AttemptService:
             reason: Why it is lost.
             message: The same for people.
             failure_class: Who has to answer for it.
+            if_expired: Leave it alone if its lease was extended since it was looked at.
         """
         failure = protocol.Failure(type=reason, message=message, failure_class=failure_class, reason=reason)
 
         def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            if if_expired and not attempt.expired:
+                raise _StillHeldError
             policy = run.snapshot.retry if run.snapshot else RetryPolicy()
             return _change(after_failure(policy, _tally(run, attempt), failure_class, reason=reason), attempt, failure)
 
         try:
             await self._close(attempt_id, None, change, outcome="Lost", failure=failure)
-        except AttemptClosedError:
+        except (AttemptClosedError, _StillHeldError):
             return False
         return True
 
@@ -333,7 +352,12 @@ class AttemptService:
         lost = 0
         for attempt_id in await attempts.expired(self._database, config.LEASE):
             message = "The runner was silent for longer than its lease; the run goes on in another pod."
-            lost += await self.lose(attempt_id, reason="LeaseExpired", message=message)
+            try:
+                lost += await self.lose(attempt_id, reason="LeaseExpired", message=message, if_expired=True)
+            except LedgerUnavailableError:
+                raise
+            except Exception:  # one that cannot be closed must not keep the others open
+                log.exception("attempt not closed", attempt=str(attempt_id))
         return lost
 
     async def serve_heartbeats(self) -> None:

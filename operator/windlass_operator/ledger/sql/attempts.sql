@@ -66,7 +66,7 @@ SELECT a.id, a.run_id, a.number, a.closed_at, run.project_id, p.uid AS project_u
  WHERE a.id = %(id)s AND a.token_hash = %(token_hash)s;
 
 -- name: lock_attempt
-SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at,
+SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at, a.lease_until < ledger_now() AS expired,
        (extract(epoch FROM ledger_now() - a.started_at) * 1000)::bigint AS running_ms
   FROM attempt a WHERE a.id = %(id)s AND (%(token_hash)s::bytea IS NULL OR a.token_hash = %(token_hash)s) FOR UPDATE;
 
