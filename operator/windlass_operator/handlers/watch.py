@@ -66,6 +66,23 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     return handlers
 
 
+class _NoMemory(kopf.DiffBaseStorage):
+    """What kopf keeps to tell what has changed: nothing, because only ``on.event`` is used.
+
+    Its own storage reads an annotation with each event. Junk in there, which anybody may write, would keep the object's
+    events from us, and a huge object would be copied each time for nothing.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
 @asynccontextmanager
 async def reported(kind: str, event: Mapping[str, Any]) -> AsyncIterator[None]:
     """Report what goes wrong with one object and go on with the others. The resync looks at it again."""
@@ -95,6 +112,7 @@ def settings(*, listed_namespaces: bool) -> kopf.OperatorSettings:
     configured.watching.server_timeout = _SERVER_TIMEOUT
     configured.watching.connect_timeout = 10
     configured.persistence.finalizer = FINALIZER
+    configured.persistence.diffbase_storage = _NoMemory()
     configured.persistence.progress_storage = kopf.StatusProgressStorage(field="status.operator")
     configured.scanning.disabled = listed_namespaces
     configured.networking.error_backoffs = [1, 2, 4, 8, 15]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from windlass.durations import format_duration
 from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
@@ -132,7 +133,7 @@ class RunService:
             if row["held_for"] <= limit:
                 continue
             run_id, reason = row["id"], row["reason"]
-            message = f"{row['message'] or reason} This lasted for longer than startTimeout ({limit})."
+            message = f"{row['message'] or reason} This lasted for longer than startTimeout ({format_duration(limit)})."
 
             async def work(
                 connection: Connection, run_id: UUID = run_id, reason: str = reason, message: str = message

@@ -67,3 +67,15 @@ async def test_kopf_logs_in_with_these_answers(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(found, kopf.AiohttpSession)
     assert found.aiohttp_session.headers["Authorization"] == "Bearer t"
     await found.aiohttp_session.close()
+
+
+def test_junk_where_kopf_would_look_for_its_own_memory_keeps_no_event_from_us() -> None:
+    from windlass_operator.handlers import watch
+
+    annotations = {"kopf.zalando.org/last-handled-configuration": "{junk"}
+    body = kopf.Body({"metadata": {"annotations": annotations}, "spec": {"payload": "x"}})
+    with pytest.raises(ValueError, match="property name"):
+        kopf.AnnotationsDiffBaseStorage().fetch(body=body)
+    ours = watch.settings(listed_namespaces=False).persistence.diffbase_storage
+    assert ours.fetch(body=body) is None
+    assert ours.build(body=body) == {}
