@@ -101,6 +101,21 @@ async def test_junk_in_a_status_decides_nothing(world: World, status: object) ->
     assert await _states(world) == {"order-1": "Queued"}
 
 
+async def test_a_status_that_somebody_overwrote_is_written_again(world: World) -> None:
+    body = world.create_run()
+    await world.imports.observe(body)
+    await world.projection.project_due()
+    ours = world.cluster.statuses.pop("order-1")
+    body["status"] = ours
+    await world.imports.observe(body)
+    assert await world.projection.project_due() == 0, "ours is left as it is"
+    body["status"] = {"runId": "junk", "state": "Succeeded", "result": ["junk"]}
+    await world.imports.observe(body)
+    await world.projection.project_due()
+    assert world.cluster.statuses["order-1"] == ours
+    assert await _states(world) == {"order-1": "Queued"}
+
+
 @pytest.mark.parametrize("spec", [None, "junk", {}, {"taskRef": 7}, {"taskRef": {"name": "order"}, "tags": [["a"]]}])
 async def test_a_junk_spec_is_refused_visibly_and_keeps_nobody_else_from_running(world: World, spec: object) -> None:
     world.create_run("junk")["spec"] = spec

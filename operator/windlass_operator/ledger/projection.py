@@ -6,6 +6,7 @@ from uuid import UUID
 
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.task_snapshot import DEFAULT_TTL
+from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
@@ -31,6 +32,15 @@ async def done(database: Database, run_id: UUID, revision: int) -> float | None:
     """
     rows = await database.fetch(_SQL["projected"], {"run_id": run_id, "revision": revision})
     return max(0.0, rows[0]["waited"]) if rows else None
+
+
+async def again(database: Database, run_id: UUID) -> None:
+    """Ask for the resources of a run to be written although nothing has changed: they show something else."""
+
+    async def work(connection: Connection) -> None:
+        await runs.want_projection(connection, [run_id])
+
+    await database.transaction(work)
 
 
 async def expired_resources(database: Database) -> list[dict[str, Any]]:

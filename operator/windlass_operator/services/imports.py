@@ -99,7 +99,9 @@ class ImportService:
             await self._reject(namespace, name, uid, error.code, error.message)
             return
         known = await self._known(uid)
-        if known is None:
+        if known is not None:
+            await self._mend_status(body, known)
+        else:
             claimed = _claimed_run_id(body)
             if claimed is not None and not await self._ledger_has(claimed):
                 message = (
@@ -117,6 +119,14 @@ class ImportService:
             await runs.see_generation(self._database, uid, generation, asked.spec_hash)
         if asked.cancel and known is not None:
             await self._runs.cancel(known, reason="Cancelled", message="spec.cancel is true.")
+
+    async def _mend_status(self, body: Mapping[str, Any], run_id: UUID) -> None:
+        """Write a status again that names no run or another one: somebody else wrote it, or took it off.
+
+        Only the id is looked at. What else may differ is most often behind by a moment, and about to be written.
+        """
+        if body.get("status") and _claimed_run_id(body) != run_id:
+            await projection.again(self._database, run_id)
 
     async def _known(self, uid: str) -> UUID | None:
         async def work(connection: Connection) -> UUID | None:
