@@ -31,6 +31,7 @@ from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
 from windlass_operator.services.loops import Loop
+from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
@@ -168,6 +169,9 @@ class Operator:
         )
         self._projection = ProjectionService(database, cluster)
         self._imports = ImportService(database, cluster, context.submissions, context.runs, read_run)
+        self._namespaces = NamespaceService(
+            database, cluster, context.runs, release_namespace=context.config.release_namespace
+        )
         self._tasks = TaskService(database, cluster, context.submissions)
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1))
@@ -239,6 +243,8 @@ class Operator:
         await self._tasks.look_for_missing()
 
     async def _resync(self) -> None:
+        # First: the Run resources that went with a namespace must not look like a fault of ours.
+        await self._namespaces.end_runs()
         await self._imports.resync()
         await self._pods.resync()
 

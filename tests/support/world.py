@@ -13,6 +13,7 @@ from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.domain.task_snapshot import TaskSnapshot
+from windlass_operator.kube.errors import KubeNotFoundError
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.projection import take_epoch
@@ -20,6 +21,7 @@ from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.imports import ImportService
+from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
@@ -57,9 +59,18 @@ class FakeCluster:
     history: dict[str, Any] | Exception = field(default_factory=lambda: {"events": [], "lines": []})
     """What is told of a pod that ended; an exception is raised."""
     task_statuses: list[dict[str, Any]] = field(default_factory=list)
+    namespaces: dict[str, str] = field(default_factory=lambda: {SHOP.namespace: SHOP.uid, "windlass-system": "ours"})
+    """UIDs of the namespaces that are there and stay."""
+    unlabelled: dict[str, PodSeen] = field(default_factory=dict)
+    """Pods by UID that no list shows."""
 
     async def project(self, namespace: str) -> Project:
-        return SHOP
+        if namespace not in self.namespaces:
+            raise KubeNotFoundError(f"There is no namespace {namespace!r}.")
+        return Project(self.namespaces[namespace], namespace)
+
+    async def is_gone(self, project: Project) -> bool:
+        return self.namespaces.get(project.namespace) != project.uid
 
     async def run_uid(self, namespace: str, name: str) -> str | None:
         return next((uid for uid, body in self.runs.items() if body["metadata"]["name"] == name), None)
@@ -90,6 +101,10 @@ class FakeCluster:
             plan.name, plan.namespace, uid, exists=True, ended=False, succeeded=False, started=False
         )
         return uid
+
+    async def see_pod(self, namespace: str, name: str) -> PodSeen | None:
+        there = [*self.pods.values(), *self.unlabelled.values()]
+        return next((seen for seen in there if (seen.namespace, seen.name) == (namespace, name)), None)
 
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         self.pods.pop(uid, None)
@@ -129,6 +144,7 @@ class World:
         )
         self.projection = ProjectionService(database, self.cluster)
         self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)
+        self.namespaces = NamespaceService(database, self.cluster, self.runs, release_namespace="windlass-system")
         self.tasks = TaskService(database, self.cluster, self.submissions)
         self.pods: PodService
 

@@ -13,7 +13,12 @@ from windlass_operator.domain.project import Project
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube import manifests
 from windlass_operator.kube.client import KubeClient, TokenIdentity, secret_text
-from windlass_operator.kube.errors import AlreadyExistsError, KubeConflictError, KubeNotFoundError
+from windlass_operator.kube.errors import (
+    AlreadyExistsError,
+    ForbiddenByPolicyError,
+    KubeConflictError,
+    KubeNotFoundError,
+)
 from windlass_operator.kube.kinds import CORE_EVENTS, NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
 from windlass_operator.kube.reading import read_event, read_task, see_pod
 from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL, RUNNER_CONTAINER
@@ -69,6 +74,27 @@ class KubeCluster:
         self._projects[namespace] = (time.monotonic() + _REMEMBER_PROJECT, project)
         return project
 
+    async def is_gone(self, project: Project) -> bool:
+        """Return whether a project's namespace is absent, is being deleted, or has a successor of its name.
+
+        A namespace that was there a few seconds ago is still there. False where this installation may not know: one
+        that is no longer listed is none of its business, and the permission to look at one goes with it.
+        """
+        if None not in self._namespaces and project.namespace not in self._namespaces:
+            return False
+        known = self._projects.get(project.namespace)
+        if known and known[0] > time.monotonic() and known[1] == project:
+            return False
+        try:
+            found = await self._client.get(NAMESPACES, None, project.namespace)
+        except ForbiddenByPolicyError:
+            return False
+        gone = found is None or found["metadata"]["uid"] != project.uid or "deletionTimestamp" in found["metadata"]
+        self._projects.pop(project.namespace, None)
+        if not gone:
+            self._projects[project.namespace] = (time.monotonic() + _REMEMBER_PROJECT, project)
+        return gone
+
     async def read_task(self, namespace: str, name: str) -> TaskSnapshot | None:
         """Read a Task live.
 
@@ -80,7 +106,7 @@ class KubeCluster:
 
     async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
         """Create the pod of a plan, or find the one that an earlier call created; return its UID."""
-        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {TASK_LABEL: plan.task[:63]})
+        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {TASK_LABEL: _label(plan.task)})
         body = manifests.runner_pod(named, parts, self._settings)
         try:
             made = await self._client.create(PODS, plan.namespace, body)
@@ -90,6 +116,11 @@ class KubeCluster:
                 raise KubeConflictError(f"Pod {plan.namespace}/{plan.name} came and went.") from None
             made = found
         return str(made["metadata"]["uid"])
+
+    async def see_pod(self, namespace: str, name: str) -> PodSeen | None:
+        """Look at one pod, whatever its labels are; None only where the API server says that there is none."""
+        found = await self._client.get(PODS, namespace, name)
+        return None if found is None else see_pod(found)
 
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         """Delete a pod; one that is gone is fine."""
@@ -189,3 +220,8 @@ class KubeCluster:
         for namespace in self._namespaces:
             async for body in self._client.list(kind, namespace, label_selector=label_selector):
                 yield body
+
+
+def _label(name: str) -> str:
+    """Return a name as the value of a label: at most 63 characters, and not every one may be the last."""
+    return name[:63].rstrip("-._")

@@ -18,6 +18,7 @@ from windlass_operator.domain.errors import LedgerUnavailableError, WindlassErro
 from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
+from windlass_operator.domain.project import Project
 from windlass_operator.ledger import attempts, pods, projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
@@ -51,6 +52,14 @@ class Cluster(Protocol):
 
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         """Delete a pod; one that is gone is fine."""
+        ...
+
+    async def see_pod(self, namespace: str, name: str) -> PodSeen | None:
+        """Look at one pod, whatever its labels are; None only where the API server says that there is none."""
+        ...
+
+    async def is_gone(self, project: Project) -> bool:
+        """Return whether a project's namespace is absent, is being deleted, or has a successor of its name."""
         ...
 
     async def list_pods(self) -> list[PodSeen]:
@@ -108,6 +117,8 @@ class PodService:
             if key.ready <= 0:
                 continue
             try:
+                if await self._cluster.is_gone(Project(key.project_uid, key.namespace)):
+                    continue  # its runs are about to be cancelled; a successor's pods must never do them
                 await self._credentials.ensure(key.project_uid, key.project_id, key.namespace)
                 plans = await self._plan(key)
                 await asyncio.gather(*(self._create(pod_id, plan, key.parts) for plan, pod_id in plans))
@@ -262,13 +273,21 @@ class PodService:
             await pods.gone(self._database, row["id"])
 
     async def resync(self) -> None:
-        """Compare the ledger with the cluster, so that a missed event is made good."""
+        """Compare the ledger with the cluster, so that a missed event is made good.
+
+        A pod that the list does not show counts as gone only after a GET: its labels, by which it is listed, may have
+        been taken off.
+        """
         believed = await pods.believed_alive(self._database, _SETTLED)
         listed = {seen.uid: seen for seen in await self._cluster.list_pods()}
         for seen in listed.values():
             await self.observe(seen)
         for row in believed:
             if row["uid"] not in listed:
+                found = await self._cluster.see_pod(row["namespace"], row["name"])
+                if found is not None and found.uid == row["uid"]:
+                    await self.observe(found)
+                    continue
                 await self.observe(
                     PodSeen(
                         row["name"],
