@@ -277,3 +277,15 @@ async def test_steps_of_many_attempts_share_a_commit_and_are_fenced_singly(world
     answers = await asyncio.gather(*saves, return_exceptions=True)
     assert [i for i, answer in enumerate(answers) if answer is not None] == [3]
     assert isinstance(answers[3], AttemptClosedError)
+
+
+async def test_a_request_that_was_held_up_takes_no_checkpoint_back(world: World) -> None:
+    """The runner repeats what got no answer and goes on; the first request arrives then, in one batch with the rest."""
+    run_id = await world.submit()
+    (attempt,) = await world.claim()
+    done = protocol.SaveStepsRequest(steps=[a_step("charge", result='"first"')])
+    late = protocol.SaveStepsRequest(steps=[a_step("charge", state="running")])
+    other = protocol.SaveStepsRequest(steps=[a_step("other")])  # under way while the two wait for the next batch
+    await asyncio.gather(*(world.steps.save(attempt.token, request) for request in (other, done, late)))
+    steps = {step["key"]: step for step in await world.runs.steps(run_id, after=0, limit=10)}
+    assert (steps["charge"]["state"], steps["charge"]["result"]) == ("succeeded", '"first"')

@@ -248,3 +248,43 @@ async def test_a_schema_cannot_make_us_read_files_or_urls(world: World) -> None:
     ) as e:
         await world.submit(task, payload=1)
     assert e.value.hint == "Correct the Task; `$ref` may point to its own `$defs` only."
+
+
+async def test_a_run_is_not_failed_for_a_problem_that_its_pods_no_longer_have(world: World, clock: Clock) -> None:
+    """The pod that first started claimed at once: nobody saw it started and without a claim."""
+    await world.submit()
+    await world.pods.start_due()
+    (seen,) = world.cluster.pods.values()
+    waiting = await world.submit()
+    await world.pods.observe(replace(seen, reason="ImagePullFailed", message="no such image"))
+    await world.attempts.claim(world.identity(seen), "claim-1", 1)
+    await world.pods.observe(replace(seen, started=True))
+    clock.advance(timedelta(minutes=11))
+    assert await world.runs.fail_held() == 0
+    row = await world.get(waiting)
+    assert (row["state"], row["reason"], row["held_since"]) == ("Queued", None, None)
+
+
+async def test_a_pod_that_we_deleted_does_not_count_as_on_its_way_if_nobody_saw_it_go(
+    world: World, clock: Clock
+) -> None:
+    run_id = await world.submit()
+    await world.pods.start_due()
+    await world.runs.cancel(run_id, reason="Cancelled", message="")
+    clock.advance(61 * SECOND)
+    await world.pods.delete_due()
+    assert not world.cluster.pods
+    await world.submit()
+    await world.pods.start_due()
+    assert len(world.cluster.pods) == 1
+
+
+async def test_a_run_that_changes_often_is_projected_before_younger_ones(world: World, clock: Clock) -> None:
+    from windlass_operator.ledger import projection
+
+    world.cluster.tasks["shop", "order"] = a_task()
+    busy = await world.apply_run()
+    await world.claim()
+    clock.advance(SECOND)
+    await world.apply_run(name="order-2")
+    assert await projection.due(world.database, 1) == [(busy, 2)]

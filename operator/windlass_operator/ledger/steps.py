@@ -26,12 +26,17 @@ class StepWrite:
 async def save(database: Database, writes: list[StepWrite]) -> dict[tuple[UUID, bytes], UUID]:
     """Save steps and return the run of each attempt (with its token) that was open; the others wrote nothing.
 
-    Of several writes to one key in a batch the last one counts: a step that started and finished within the batch.
+    Of several writes to one key in a batch the last one counts: a step that started and finished within the batch. But
+    as in the ledger, nothing overwrites a checkpoint: a request that was held up on its way may come after it.
 
     Raises:
         ValueNotStoredError: A result refers to a large value that is not stored. Nothing of the batch was written.
     """
-    last = {(w.attempt_id, w.token_hash, w.step.key): w for w in writes}
+    last: dict[tuple[UUID, bytes, str], StepWrite] = {}
+    for write in writes:
+        key = (write.attempt_id, write.token_hash, write.step.key)
+        if key not in last or last[key].step.state != "succeeded":
+            last[key] = write
     parameters = {
         "items": msgspec.json.encode([_as_item(write, order) for order, write in enumerate(last.values())]).decode()
     }

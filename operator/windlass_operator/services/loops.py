@@ -55,12 +55,12 @@ class Loop:
                 failures += 1
                 metrics.LOOP_FAILURES.labels(self._name).inc()
                 log.warning("loop waits", loop=self._name, error=error.message, failures=failures)
-                pause = timedelta(seconds=min(0.2 * 2**failures, 5.0))
+                pause = timedelta(seconds=min(0.2 * 2 ** min(failures, 8), 5.0))
             except Exception:
                 failures += 1
                 metrics.LOOP_FAILURES.labels(self._name).inc()
                 log.exception("loop failed", loop=self._name)
-                pause = timedelta(seconds=min(0.5 * 2**failures, 10.0))
+                pause = timedelta(seconds=min(0.5 * 2 ** min(failures, 8), 10.0))
             if pause > timedelta(0):
                 try:
                     async with asyncio.timeout(pause.total_seconds()):

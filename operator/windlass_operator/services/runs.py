@@ -126,9 +126,16 @@ class RunService:
         self._changed(run_id)
 
     async def fail_held(self) -> int:
-        """Fail runs that a config problem has held for longer than their ``startTimeout``. Returns how many."""
+        """Fail runs that a config problem has held for longer than their ``startTimeout``. Returns how many.
+
+        A run whose pods have no problem any more is not held: its reason is taken back.
+        """
         failed = 0
-        for row in await runs.held(self._database):
+        held = await runs.held(self._database)
+        await self._free([row["id"] for row in held if row["settled"]])
+        for row in held:
+            if row["settled"]:
+                continue
             limit = runs.start_timeout(row)
             if row["held_for"] <= limit:
                 continue
@@ -151,6 +158,13 @@ class RunService:
             self._record.run_ended(run, RunState.FAILED, reason=reason, failure_class="config")
             self._changed(run_id)
         return failed
+
+    async def _free(self, run_ids: list[UUID]) -> None:
+        async def work(connection: Connection) -> list[UUID]:
+            return await runs.set_reason(connection, run_ids, None, None)
+
+        for run_id in await self._database.transaction(work) if run_ids else ():
+            self._changed(run_id)
 
     async def steps(self, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
         """Return steps in the order in which they were first saved."""

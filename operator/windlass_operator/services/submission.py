@@ -138,8 +138,8 @@ class SubmissionService:
         async def work(connection: Connection) -> Accepted:
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
             holder = await self._holder(connection, project_id, wanted, run_id)
-            if holder is not None:
-                return Accepted(holder, deduplicated=True)
+            if holder is not None:  # ours, if this ran before and only the word of its commit was lost
+                return Accepted(holder, deduplicated=holder != run_id)
             version = await self._version(connection, project_id, project, wanted, snapshot)
             if version is None:
                 raise TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace, field="version")

@@ -42,7 +42,8 @@ UPDATE pod SET state = 'Ended', ended_at = coalesce(ended_at, ledger_now()), rea
  WHERE id = %(id)s AND ended_at IS NULL RETURNING claim_id, pod_key;
 
 -- name: pod_gone
-UPDATE pod SET deleted_at = ledger_now() WHERE id = %(id)s AND deleted_at IS NULL;
+-- A pod that we deleted on its way would count as one on its way for ever if nobody saw it go.
+UPDATE pod SET deleted_at = ledger_now(), state = 'Ended' WHERE id = %(id)s AND deleted_at IS NULL;
 
 -- name: pod_node
 UPDATE pod SET node = %(node)s WHERE id = %(id)s AND node IS DISTINCT FROM %(node)s;

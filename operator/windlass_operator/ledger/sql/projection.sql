@@ -1,5 +1,5 @@
 -- name: due
-SELECT run_id, revision FROM projection_entry ORDER BY revision LIMIT %(limit)s;
+SELECT run_id, revision FROM projection_entry ORDER BY since, run_id LIMIT %(limit)s;
 
 -- name: projected
 -- Only if nothing changed since: the upsert of a newer change holds the row lock, and we re-check after it.

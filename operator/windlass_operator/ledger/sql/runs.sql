@@ -87,8 +87,10 @@ UPDATE run SET reason = %(reason)s, message = %(message)s, revision = revision +
 RETURNING id, revision, resource_uid;
 
 -- name: held_runs
-SELECT run.id, run.task, run.reason, run.message, run.held_since, v.spec, ledger_now() - run.held_since AS held_for
-  FROM run LEFT JOIN task_version v ON v.id = run.task_version_id
+-- `settled`: its pods have no problem any more. One that claimed as soon as it started was not seen starting by anybody.
+SELECT run.id, run.task, run.reason, run.message, run.held_since, v.spec, ledger_now() - run.held_since AS held_for,
+       v.id IS NOT NULL AND k.reason IS NULL AS settled
+  FROM run LEFT JOIN task_version v ON v.id = run.task_version_id LEFT JOIN pod_key k ON k.key = v.pod_key
  WHERE run.held_since IS NOT NULL AND run.state = 'Queued' ORDER BY run.held_since LIMIT 500;
 
 -- name: add_event

@@ -1,0 +1,34 @@
+"""Loops go on, whatever happens to their work."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from windlass_operator.domain.errors import LedgerUnavailableError
+from windlass_operator.services import loops
+from windlass_operator.services.loops import Loop
+
+
+@pytest.mark.parametrize("error", [LedgerUnavailableError("away"), RuntimeError("a fault")])
+async def test_a_loop_outlives_an_outage_of_any_length(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, done = 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+        loop.wake()
+        await asyncio.sleep(0)
+        if calls == 1_100:
+            done.set()
+        raise error
+
+    monkeypatch.setattr(loops.log, "exception", lambda *_, **__: None)
+    monkeypatch.setattr(loops.log, "warning", lambda *_, **__: None)
+    loop = Loop("test", work, every=timedelta(seconds=1))
+    running = asyncio.create_task(loop.run())
+    waiting = asyncio.create_task(done.wait())
+    await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    assert not running.done()
+    running.cancel()
+    waiting.cancel()
