@@ -20,6 +20,7 @@ def main() -> None:
 
 def complete_for_kubectl() -> None:
     """Complete ``kubectl windlass …``: kubectl calls ``kubectl_complete-windlass`` with the words so far."""
+    from windlass.cli.app import app
     from windlass.cli.completion import answer_kubectl
 
-    answer_kubectl(sys.argv[1:])
+    answer_kubectl(app, sys.argv[1:])

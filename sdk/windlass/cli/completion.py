@@ -85,23 +85,21 @@ def _in_time(ask: Callable[[], list[str]]) -> list[str]:
 
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
-def completion(shell: str) -> None:
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell: bash, zsh or fish."""
     from click.shell_completion import get_completion_class
 
-    from windlass.cli.app import app
     from windlass.cli.output import say
 
     kind = get_completion_class(shell)
     assert kind is not None, "click completes the shells that we name"
-    say(kind(app, {}, "windlass", "_WINDLASS_COMPLETE").source())
+    say(kind(context.find_root().command, {}, "windlass", "_WINDLASS_COMPLETE").source())
 
 
-def answer_kubectl(words: list[str]) -> None:
+def answer_kubectl(app: click.Command, words: list[str]) -> None:
     """Answer kubectl, which wants one suggestion a line and a number at the end (4: do not suggest files)."""
     from click.shell_completion import ShellComplete
-
-    from windlass.cli.app import app
 
     found: list[str] = []
     if words:

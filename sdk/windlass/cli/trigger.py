@@ -84,8 +84,8 @@ def _start(client: Client, task: str, payload: Any, **options: Any) -> RunHandle
 
 def follow_to_end(access: Access, client: Client, run: str) -> dict[str, Any]:
     """Follow a run and return it. Who interrupts this is told that the run goes on, and how to find it again."""
+    from windlass.cli.choosing import view
     from windlass.cli.follow import Follower, how_to_go_on
-    from windlass.cli.views import view
 
     try:
         with view() as shown:

@@ -1,13 +1,8 @@
-"""The two ways to show a run that is being followed: plain lines for pipes and logs, a live part for terminals."""
+"""Plain lines about a run that is being followed, for pipes and logs, and the words that the live view shares."""
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from windlass.cli import output
-from windlass.cli.follow import View
 from windlass.errors import ApiError
 
 
@@ -53,17 +48,3 @@ def run_text(run: dict[str, Any]) -> str:
 def trouble_text(error: ApiError | None) -> str:
     """Return one line about the connection."""
     return f"connection lost, trying again: {error.message}" if error else "connected again"
-
-
-@contextmanager
-def view() -> Iterator[View]:
-    """Give the view that fits where the output goes; a live one is ended with the block."""
-    wanted = output.is_terminal(sys.stdout) and output.is_terminal(sys.stderr) and not os.environ.get("CI")
-    if not wanted:
-        yield PlainView()
-        return
-    from windlass.cli.live import LiveView  # late: rich takes longer to load than most commands to run
-
-    live = LiveView()
-    with live.shown():
-        yield live

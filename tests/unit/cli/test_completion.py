@@ -70,9 +70,9 @@ def test_an_api_that_hangs_or_refuses_completes_nothing_and_says_nothing(
 
 def test_kubectl_is_answered_in_its_own_way(api: FakeApi, capfd: pytest.CaptureFixture[str]) -> None:
     api.add(a_run(1, task="order"))
-    completion.answer_kubectl(["run", "or"])
+    completion.answer_kubectl(app, ["run", "or"])
     assert capfd.readouterr().out == "order\n:4\n"
-    completion.answer_kubectl([])
+    completion.answer_kubectl(app, [])
     assert capfd.readouterr().out == ":4\n"
 
 
