@@ -153,7 +153,7 @@ def describe(run: dict[str, Any], details: Details) -> str:
         parts.append(f"{'Tags:':<10}{', '.join(run['tags'])}\n")
     if run.get("error"):
         parts.append(f"{'Error:':<10}{run['error']['type']}: {run['error']['message']}\n")
-    start = _time(run.get("startedAt")) or _time(run["createdAt"])
+    start = _time(run["createdAt"])  # from when the user asked: what it waited for counts too
     if details.steps:
         headings = ["STEP", "STATE", "ATTEMPT", "START", "TOOK", "RESULT"]
         parts += ["\n", table(headings, [_step(step, start) for step in details.steps])]
