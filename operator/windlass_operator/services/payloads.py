@@ -17,6 +17,7 @@ import jsonschema_rs
 
 from windlass.protocol import DEPTH, DIGITS, INLINE_LIMIT
 from windlass_operator.domain.errors import PayloadInvalidError, PayloadTooLargeError
+from windlass_operator.domain.schema_cost import SchemaCost, SchemaTooCostlyError
 
 CONTAINERS: Final = 250_000
 """Objects and arrays in one payload. Each takes a hundred bytes and more: 8 MiB of ``[],`` would take 200 MiB."""
@@ -137,15 +138,58 @@ def check(value: Any, schema: dict[str, Any] | None, *, field: str = "spec.paylo
     """
     if schema is None:
         return
-    validator = _validator(json.dumps(schema, sort_keys=True))
-    error = next(iter(validator.iter_errors(value)), None)
-    if error is not None:
+    validator, cost = _validator(json.dumps(schema, sort_keys=True))
+    work = _work(value, cost, field)
+    if validator.is_valid(value):
+        return
+    if work > _EXPLAINED and cost.alternatives:  # all errors of all of them are collected before the first is told
+        raise PayloadInvalidError(
+            "payload does not fit its schema; it is too large to say where.", field=field, hint=_HINT
+        )
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as error:
         inside = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)[:300]
         raise PayloadInvalidError(
             f"payload{inside}: {error.message[:300]}",
             field=field + inside,
-            hint="The Task's spec.payloadSchema says what it takes.",
+            hint=_HINT,
+        ) from None
+
+
+def _work(value: Any, cost: SchemaCost, field: str) -> int:
+    """Return how many checks a schema makes of a value at most: it is refused before it is checked for too long."""
+    places, depth = _extent(value)
+    try:
+        work = places * cost.at_one_place(depth)
+    except SchemaTooCostlyError as error:
+        raise _too_costly(str(error)) from None
+    if work > _MOST_WORK:
+        raise PayloadInvalidError(
+            f"{field} takes too long to check: the Task's payloadSchema may make {work:.1g} checks of its {places} "
+            f"values, {depth} levels deep; the limit is {_MOST_WORK}.",
+            field=field,
+            hint="Make the payload smaller or flatter, or its schema simpler: alternatives that refer to themselves "
+            "multiply with each level.",
         )
+    return work
+
+
+def _extent(value: Any) -> tuple[int, int]:
+    """Return how many values there are in a value, itself included, and how many levels."""
+    places, depth, level = 1, 0, [value]
+    while level:
+        below: list[Any] = []
+        for part in level:
+            if isinstance(part, dict):
+                below += part.values()
+            elif isinstance(part, list):
+                below += part
+        if below:
+            depth += 1
+        places += len(below)
+        level = [part for part in below if isinstance(part, dict | list)]
+    return places, depth
 
 
 def check_schema(schema: dict[str, Any]) -> None:
@@ -158,9 +202,16 @@ def check_schema(schema: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
+def _validator(schema: str) -> tuple[Any, SchemaCost]:
+    parsed = json.loads(schema)
     try:
-        return jsonschema_rs.validator_for(json.loads(schema), retriever=_retrieve_nothing)
+        # Patterns: what has no look-around and no back-reference takes linear time; the rest may try again so often.
+        patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS)
+        return jsonschema_rs.validator_for(parsed, retriever=_retrieve_nothing, pattern_options=patterns), SchemaCost(
+            parsed
+        )
+    except SchemaTooCostlyError as error:
+        raise _too_costly(str(error)) from None
     except (ValueError, jsonschema_rs.ValidationError) as error:
         text = str(error).splitlines()[0][:300]
         raise PayloadInvalidError(
@@ -175,6 +226,20 @@ def _retrieve_nothing(_: str) -> NoReturn:
     raise ValueError("a $ref may only point into the schema itself")
 
 
+def _too_costly(why: str) -> PayloadInvalidError:
+    return PayloadInvalidError(
+        f"payloadSchema cannot be checked in bounded time: {why}.",
+        field="spec.payloadSchema",
+        hint="Correct the Task: write what is referred to from many places fewer times, or check it in the task.",
+    )
+
+
+_HINT: Final = "The Task's spec.payloadSchema says what it takes."
+_MOST_WORK: Final = 100_000_000
+"""Checks of one payload at most, about 2 s."""
+_EXPLAINED: Final = 20_000
+"""Checks up to which a refusal names the place."""
+_BACKTRACKS: Final = 100_000
 _TOO_LONG: Final = f"an integer has more than {DIGITS} digits"
 _FLATTEN: Final = "Flatten it, or pass the deep part as a string."
 _AS_STRING: Final = "Pass the number as a string."
