@@ -1,6 +1,10 @@
 -- name: ensure_project
-INSERT INTO project (uid, namespace) VALUES (%(uid)s, %(namespace)s)
-ON CONFLICT (uid) DO UPDATE SET namespace = excluded.namespace RETURNING id;
+-- Written once: an upsert each time would lock the row, and let all submissions of a project wait for each other.
+WITH found AS (SELECT id FROM project WHERE uid = %(uid)s AND namespace = %(namespace)s),
+made AS (
+    INSERT INTO project (uid, namespace) SELECT %(uid)s, %(namespace)s WHERE NOT EXISTS (SELECT 1 FROM found)
+    ON CONFLICT (uid) DO UPDATE SET namespace = excluded.namespace RETURNING id)
+SELECT id FROM found UNION ALL SELECT id FROM made;
 
 -- name: ensure_pod_key
 INSERT INTO pod_key (key, project_id, parts) VALUES (%(key)s, %(project_id)s, %(parts)s) ON CONFLICT (key) DO NOTHING;
@@ -22,7 +26,8 @@ SELECT id, version, pod_key, spec FROM task_version
  WHERE project_id = %(project_id)s AND task = %(task)s AND version = %(version)s;
 
 -- name: lock_project
-SELECT 1 FROM project WHERE id = %(project_id)s FOR UPDATE;
+-- NO KEY: two who have written rows of the project, and so hold its key, must not wait for each other here.
+SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 
 -- name: insert_run
 -- No row: a run with this resource UID exists already.
