@@ -23,11 +23,11 @@ from windlass_operator.context import Context, Operator
 from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.handlers import watch
 from windlass_operator.kube.election import lead
+from windlass_operator.kube.permissions import LEASE_NAME
 from windlass_operator.services.loops import Loop
 
 log = structlog.get_logger()
 
-LEASE_NAME = "windlass-operator"
 _SWEEP_EVERY = timedelta(hours=6)
 """An orphan costs room and nothing else, and a sweep lists the whole bucket."""
 

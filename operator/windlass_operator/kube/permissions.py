@@ -8,7 +8,8 @@ from windlass_operator.kube.runner_names import CREDENTIAL_SECRET
 from windlass_operator.resources.names import GROUP
 
 Process = Literal["operator", "api"]
-LEASE: Final = "windlass-operator"
+LEASE_NAME: Final = "windlass-operator"
+"""Of the Lease by which one operator leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def of(process: Process, namespaces: tuple[str, ...], release: str) -> Iterator[
             yield from _expanded(rule, namespace)
     if process == "operator":
         yield from _expanded(("coordination.k8s.io", "leases", "create", ""), release)
-        yield from _expanded(("coordination.k8s.io", "leases", "get update patch", LEASE), release)
+        yield from _expanded(("coordination.k8s.io", "leases", "get update patch", LEASE_NAME), release)
     else:
         yield from _expanded(("authentication.k8s.io", "tokenreviews", "create", ""), "")
 

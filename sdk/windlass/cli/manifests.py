@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from windlass.durations import format_duration
+from windlass.durations import write_duration
 from windlass.retry import Retry
 from windlass.serialization import EMPTY, annotations_of
 from windlass.tasks import Task
@@ -87,7 +87,7 @@ def _payload_schema(task: Task[Any, Any]) -> dict[str, Any] | None:
 
 
 def _duration(value: str | timedelta) -> str:
-    return value if isinstance(value, str) else format_duration(value)
+    return value if isinstance(value, str) else write_duration(value)
 
 
 class _Literal(str):

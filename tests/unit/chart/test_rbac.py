@@ -97,7 +97,7 @@ def test_operator_and_api_have_accounts_of_their_own() -> None:
 
 
 def test_the_lease_is_the_one_that_the_operator_takes() -> None:
-    from windlass_operator.processes import LEASE_NAME
+    from windlass_operator.kube.permissions import LEASE_NAME
 
     rules = one(render(), "Role", "windlass-operator-lease")["rules"]
     assert [rule.get("resourceNames") for rule in rules] == [None, [LEASE_NAME]]
