@@ -1,5 +1,6 @@
 """What the scenarios share: kubectl, waiting with a reason, the API as a person reaches it."""
 
+import base64
 import json
 import os
 import secrets
@@ -64,6 +65,21 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> subproce
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
     """Run kubectl and return what it printed."""
     return run("kubectl", *arguments, stdin=stdin).stdout
+
+
+def ledger(*arguments: str, program: str = "psql", stdin: str | None = None) -> str:
+    """Run a program of PostgreSQL in the embedded database's pod, against the ledger, and return what it printed."""
+    secret = json.loads(kubectl("get", "secret", "windlass-postgres", "-n", SYSTEM, "-o", "json"))["data"]
+    uri = base64.b64decode(secret["uri"]).decode()
+    within = ("exec", "-i", "-n", SYSTEM, "windlass-postgres-0", "-c", "postgres", "--")
+    return kubectl(*within, program, "--dbname", uri, *arguments, stdin=stdin)
+
+
+def query(sql: str, **values: str) -> list[list[str]]:
+    """Ask the ledger and return rows of texts. A value stands in the statement as ``:'name'``."""
+    given = [f"--set={name}={value}" for name, value in values.items()]
+    shown = ledger("--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", *given, stdin=sql)
+    return [line.split("|") for line in shown.splitlines()]
 
 
 class Space:
@@ -157,7 +173,7 @@ def space() -> Iterator[Space]:
     try:
         yield Space(name)
     finally:
-        kubectl("delete", "namespace", name, "--wait=false")
+        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 def a_task(name: str, code: str, **spec: Any) -> str:

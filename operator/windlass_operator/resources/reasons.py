@@ -227,7 +227,7 @@ class Reason(StrEnum):
     )
     RESOURCE_DELETED = (
         "ResourceDeleted",
-        "The Run resource was deleted before the run had ended, which cancels it.",
+        "The Run resource, or the whole namespace, was deleted before the run had ended, which cancels it.",
         "Nothing. To keep a run, keep its resource until the run has ended.",
     )
 
