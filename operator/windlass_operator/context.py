@@ -30,7 +30,7 @@ from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
-from windlass_operator.services.loops import Loop
+from windlass_operator.services.loops import Loop, each
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
@@ -235,18 +235,19 @@ class Operator:
         await self._context.attempts.reap()
 
     async def _keep_house(self) -> None:
-        await self._pods.resume_plans()
-        await self._pods.delete_due()
-        await self._context.runs.fail_held()
-        await self._projection.remove_expired()
-        await forget_keys(self._context.database)
-        await self._tasks.look_for_missing()
+        await each(
+            self._pods.resume_plans,
+            self._pods.delete_due,
+            self._context.runs.fail_held,
+            self._projection.remove_expired,
+            lambda: forget_keys(self._context.database),
+            self._tasks.look_for_missing,
+        )
 
     async def _resync(self) -> None:
         # First: the Run resources that went with a namespace must not look like a fault of ours.
         await self._namespaces.end_runs()
-        await self._imports.resync()
-        await self._pods.resync()
+        await each(self._imports.resync, self._pods.resync)
 
 
 def _exporter(config: Config, service: str) -> "Exporter | None":

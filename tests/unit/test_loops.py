@@ -7,7 +7,7 @@ import pytest
 
 from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.services import loops
-from windlass_operator.services.loops import Loop
+from windlass_operator.services.loops import Loop, each
 
 
 @pytest.mark.parametrize("error", [LedgerUnavailableError("away"), RuntimeError("a fault")])
@@ -32,3 +32,17 @@ async def test_a_loop_outlives_an_outage_of_any_length(error: Exception, monkeyp
     assert not running.done()
     running.cancel()
     waiting.cancel()
+
+
+async def test_a_part_that_fails_keeps_no_other_part_from_its_turn() -> None:
+    done: list[str] = []
+
+    async def broken() -> None:
+        raise RuntimeError("a fault")
+
+    async def fine() -> None:
+        done.append("fine")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        await each(broken, fine, broken)
+    assert done == ["fine"]

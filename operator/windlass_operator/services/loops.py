@@ -14,6 +14,23 @@ from windlass_operator.ledger.projection import LeadershipLostError
 log = structlog.get_logger()
 
 
+async def each(*parts: Callable[[], Awaitable[object]]) -> None:
+    """Do all of these, whatever becomes of the ones before; then raise the first error.
+
+    One pod that cannot be deleted must not keep runs from being failed whose Task never came.
+    """
+    errors: list[Exception] = []
+    for part in parts:
+        try:
+            await part()
+        except LeadershipLostError:
+            raise
+        except Exception as error:  # raised below, when the others have had their turn
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
 class Loop:
     """Calls ``work`` when woken, and every ``every`` at the latest.
 
