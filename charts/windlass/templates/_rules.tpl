@@ -13,10 +13,10 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [windlass.dev]
   resources: [tasks/status, runs/status]
   verbs: [patch]
-# Runner pods: started, watched, labelled with their run, deleted.
+# Runner pods: started, watched, deleted.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 # The last lines and events of a pod that failed, saved before it goes.
 - apiGroups: [""]
   resources: [pods/log]
@@ -24,9 +24,6 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [""]
   resources: [events]
   verbs: [get, list]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
 # The runner credential of a namespace, and no other Secret. `create` cannot be bound to a name.
 - apiGroups: [""]
   resources: [secrets]
@@ -34,14 +31,14 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [windlass-runner]
-  verbs: [get, update, delete]
+  verbs: [get, delete]
 {{- end -}}
 
 {{- define "windlass.apiRules" -}}
 # A trigger reads the Task as it is now.
 - apiGroups: [windlass.dev]
   resources: [tasks]
-  verbs: [get, list]
+  verbs: [get]
 # A project is the namespace's UID.
 - apiGroups: [""]
   resources: [namespaces]

@@ -45,15 +45,14 @@ _IN_PROJECTS: Final[dict[Process, tuple[_Rule, ...]]] = {
         (GROUP, "runs", "get list watch delete", ""),
         (GROUP, "tasks/status", "patch", ""),
         (GROUP, "runs/status", "patch", ""),
-        ("", "pods", "get list watch create patch delete", ""),
+        ("", "pods", "get list watch create delete", ""),
         ("", "pods/log", "get", ""),
         ("", "events", "get list", ""),
-        ("events.k8s.io", "events", "create patch", ""),
         ("", "secrets", "create", ""),
-        ("", "secrets", "get update delete", CREDENTIAL_SECRET),
+        ("", "secrets", "get delete", CREDENTIAL_SECRET),
         ("", "namespaces", "get", ""),
     ),
-    "api": ((GROUP, "tasks", "get list", ""), ("", "namespaces", "get", "")),
+    "api": ((GROUP, "tasks", "get", ""), ("", "namespaces", "get", "")),
 }
 _CLUSTER_MODE: Final[dict[Process, tuple[_Rule, ...]]] = {
     "operator": (
