@@ -3,11 +3,14 @@
 ``GET /steps/NAME`` answers 200 with the saved value, or 404 ``StepNotSaved``: run the step, then ``POST`` its value
 there. Both calls may be repeated. Where nobody can tell what is saved, the attempt is ended: a program that takes every
 failed GET for "not saved" must not run a step again whose value is saved. The query string holds the step's arguments:
-a saved value is given out only for the arguments that it belongs to. Calls need no credential: only this pod can make
-them, and the attempt's token is added here.
+a saved value is given out only for the arguments that it belongs to. The address is the credential: it holds a random
+word, so that a program which fetches whatever address it is given cannot be made to write steps. The attempt's token is
+added here.
 """
 
 import hashlib
+import hmac
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -61,9 +64,14 @@ class StepServer:
         self._lock = threading.Lock()
         self._saving = threading.Lock()
         self._finding = threading.Lock()
+        self._word = os.urandom(16).hex()
         server = _Server(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.url = f"http://127.0.0.1:{server.server_port}/{self._word}"
         threading.Thread(target=server.serve_forever, name="steps", daemon=True).start()
+
+    def knows(self, word: str) -> bool:
+        """Return whether a path begins as our address does."""
+        return hmac.compare_digest(word.encode(), self._word.encode())
 
     def get(self, name: str, query: str) -> bytes:
         """Return a step's saved value.
@@ -233,7 +241,10 @@ class _Handler(BaseHTTPRequestHandler):
         A wrong path is 400 and not 404, which says "run it".
         """
         parts = urlsplit(self.path)
-        root, _, rest = parts.path.lstrip("/").partition("/")
+        word, _, rest = parts.path.lstrip("/").partition("/")
+        if not self.server_steps.knows(word):
+            raise Problem(403, "Forbidden", "Call the address in WINDLASS_URL, with its path.")
+        root, _, rest = rest.partition("/")
         name, _, action = rest.partition("/")
         name = unquote(name)
         if root != "steps" or action not in ("", "failure"):

@@ -63,6 +63,8 @@ STATUS = 'curl -s -o body -w "%{http_code} %{content_type}\\n"'
         ("-d '{' $WINDLASS_URL/steps/a", 422, "ResultNotSerializable"),
         ("-d NaN $WINDLASS_URL/steps/a", 422, "ResultNotSerializable"),
         ("$WINDLASS_URL/elsewhere/a", 400, "InvalidRequest"),
+        ("${WINDLASS_URL%/*}/steps/a", 403, "Forbidden"),
+        ("-d 1 ${WINDLASS_URL%/*}/guessed/steps/a", 403, "Forbidden"),
         ("$WINDLASS_URL/steps/", 400, "InvalidRequest"),
         ("$WINDLASS_URL/steps/a%23b", 400, "InvalidRequest"),
         ("$WINDLASS_URL/steps/a/failure", 400, "InvalidRequest"),
