@@ -90,3 +90,32 @@ async def test_a_pod_that_could_not_begin_tells_its_last_line_as_the_reason(worl
     row = await world.get(run_id)
     assert (row["state"], row["reason"]) == ("Queued", "PodEnded")
     assert row["message"].endswith("Its last line: ModuleNotFoundError: No module named 'windlass'")
+
+
+async def test_an_operator_that_stops_between_the_end_of_a_pod_and_its_record_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await world.submit()
+    await world.claim()
+    seen = _pod(world, ended=True, reason="OutOfMemory", exit_code=137, memory_limit=64 * MIB)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(world.pods, "_end", _stop)
+        with pytest.raises(InterruptedError):
+            await world.pods.observe(seen)
+    await world.pods.observe(seen)
+    row = await world.get(run_id)
+    assert (row["state"], row["user_failures"], row["infra_failures"]) == ("Queued", 1, 0)
+    assert (await world.database.fetch("SELECT state FROM pod"))[0]["state"] == "Ended"
+
+
+async def test_what_is_killed_for_a_cancellation_is_nobodys_failure(world: World) -> None:
+    run_id = await world.submit()
+    await world.claim()
+    await world.runs.cancel(run_id, reason="Cancelled", message="")
+    await world.pods.observe(_pod(world, ended=True, exists=False))
+    row = await world.get(run_id)
+    assert (row["state"], row["user_failures"], row["infra_failures"]) == ("Cancelled", 0, 0)
+
+
+async def _stop(*_: Any, **__: Any) -> None:
+    raise InterruptedError

@@ -102,7 +102,7 @@ def after_failure(
         return Decision(event, why, delay, user_failures=user, infra_failures=infra)
 
     if tally.cancelling:  # first: a person said stop, no budget overrides that
-        return decide(RunEvent.CONFIRM_CANCEL, "Cancelled")
+        return Decision(RunEvent.CONFIRM_CANCEL, "Cancelled")  # what had to be killed for it is nobody's failure
     spent = tally.running_time_left is not None and tally.running_time_left <= timedelta(0)
     if run_timed_out or spent:
         return decide(RunEvent.TIME_OUT, "TimedOut")

@@ -196,6 +196,9 @@ class PodService:
         last_state = await self._last_state(seen)
         if not row.claim_id and last_state and (lines := last_state.get("lines")):
             message = f"{message} Its last line: {lines[-1][:300]}"  # why a runner could not even begin
+        # Before, because once the end of the pod is recorded nobody looks for what it held, and after, because until then
+        # a claim that was on its way may have been answered.
+        await self._lose_open(row, seen, reason, message)
         await self._end(
             row.id,
             row.pod_key,
@@ -206,6 +209,9 @@ class PodService:
             last_state=last_state,
             keep=_KEEP_SUCCEEDED if seen.exit_code in _NOBODYS_FAULT else _KEEP_FAILED,
         )
+        await self._lose_open(row, seen, reason, message)
+
+    async def _lose_open(self, row: PodRow, seen: PodSeen, reason: str, message: str) -> None:
         for attempt_id, used in await attempts.memory_of_open(self._database, row.id):
             lost, said, kind = _charged(reason, message, used, seen.memory_limit)
             await self._attempts.lose(attempt_id, reason=lost, message=f"Pod {row.name}: {said}", failure_class=kind)
