@@ -196,7 +196,7 @@ class PodService:
         last_state = await self._last_state(seen)
         if not row.claim_id and last_state and (lines := last_state.get("lines")):
             message = f"{message} Its last line: {lines[-1][:300]}"  # why a runner could not even begin
-        # Before, because once the end of the pod is recorded nobody looks for what it held, and after, because until then
+        # Before, since once the end of the pod is recorded nobody looks for what it held, and after, since until then
         # a claim that was on its way may have been answered.
         await self._lose_open(row, seen, reason, message)
         await self._end(
