@@ -1,15 +1,15 @@
-"""``python -m bench [local|rest|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|rest|scale|cluster …]``: all of them without arguments."""
 
 import sys
 
-from bench import cluster, local, report, rest
+from bench import cluster, local, report, rest, scale
 
 
 def main() -> None:
     """Run the benches that were named."""
-    wanted = sys.argv[1:] or ["local", "rest", "cluster"]
+    wanted = sys.argv[1:] or ["local", "rest", "scale", "cluster"]
     figures: list[report.Figure] = []
-    for name, bench in (("local", local.main), ("rest", rest.main), ("cluster", cluster.main)):
+    for name, bench in (("local", local.main), ("rest", rest.main), ("scale", scale.main), ("cluster", cluster.main)):
         if name in wanted:
             print(f"— {name}")
             figures += bench()

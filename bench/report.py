@@ -48,6 +48,16 @@ def figure(
     return Figure(name, round(median, 4), unit, {"name": peer[0], "value": round(theirs, 4)}, round(ratio, 3), goal)
 
 
+def single(name: str, ours: float, unit: str, *, peer: tuple[str, float] | None = None, goal: str = "") -> Figure:
+    """Return one measured value beside its peer's, and print both."""
+    if peer is None:
+        print(f"{name}: {ours:.3g} {unit}{_goal(goal, ours, None)}")
+        return Figure(name, round(ours, 4), unit, goal=goal)
+    ratio = ours / peer[1]
+    print(f"{name}: {ours:.3g} {unit}; {peer[0]}: {peer[1]:.3g} {unit}; ratio {ratio:.2f}{_goal(goal, ours, ratio)}")
+    return Figure(name, round(ours, 4), unit, {"name": peer[0], "value": round(peer[1], 4)}, round(ratio, 3), goal)
+
+
 def _goal(goal: str, ours: float, ratio: float | None) -> str:
     if not goal:
         return ""

@@ -3,15 +3,14 @@
 import asyncio
 import http.client
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 
+from bench.measured import cpu_seconds
 from bench.report import Figure, figure
 from tests.support.postgres import postgres_server
 from tests.support.rest import ALICE, ROOT
@@ -89,12 +88,6 @@ async def measure() -> list[Figure]:
     return figures
 
 
-def _cpu(pid: int) -> float:
-    """Return the seconds of CPU that a process has used: what a loaded machine does not change."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def _rest(url: str, runs: list[str], pid: int) -> list[Figure]:
     caller = _Caller(url)
     _times(caller, [f"/runs/{run}" for run in runs[:50]])
@@ -106,9 +99,9 @@ def _rest(url: str, runs: list[str], pid: int) -> list[Figure]:
         "by task and time": ("/runs?task=order-7&createdAfter=2020-01-01T00:00:00Z", ""),
         "text in error": ("/runs?error=refused", ""),
     }
-    used, some = _cpu(pid), runs[::3]
+    used, some = cpu_seconds(pid), runs[::3]
     figures = [figure(f"REST get, {about}", _times(caller, [f"/runs/{run}" for run in some]), "ms", goal="<=5")]
-    figures.append(figure("CPU time of the API for a REST get", [(_cpu(pid) - used) / len(some) * 1000], "ms"))
+    figures.append(figure("CPU time of the API for a REST get", [(cpu_seconds(pid) - used) / len(some) * 1000], "ms"))
     for name, (path, goal) in lists.items():
         figures.append(figure(f"REST runs list, {name}, {about}", _times(caller, [path] * 20), "ms", goal=goal))
     return figures
@@ -121,7 +114,7 @@ def _logs(url: str, token: str, pid: int) -> list[Figure]:
     """Several senders at once, as several pods would be, in processes of their own."""
     rates, costs, lines, first = [], [], 10_000, 1
     for _ in range(3):
-        used, began = _cpu(pid), time.perf_counter()
+        used, began = cpu_seconds(pid), time.perf_counter()
         senders = []
         for _ in range(_CALLERS):
             senders.append(subprocess.Popen([sys.executable, "-c", _SENDER, url, token, str(first), str(lines)]))
@@ -129,7 +122,7 @@ def _logs(url: str, token: str, pid: int) -> list[Figure]:
         if any(sender.wait() for sender in senders):
             raise RuntimeError("a sender failed")
         rates.append(_CALLERS * lines / (time.perf_counter() - began))
-        costs.append(_CALLERS * lines / (_cpu(pid) - used))
+        costs.append(_CALLERS * lines / (cpu_seconds(pid) - used))
     return [
         figure(f"log lines through one API process, {_CALLERS} senders", rates, "lines/s", goal=">=20000"),
         figure("log lines for a second of CPU of the API", costs, "lines"),

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from windlass_operator import __version__
+from windlass_operator import __version__, metrics
 from windlass_operator.blobs.s3 import S3BlobStore
 from windlass_operator.blobs.store import BlobMissingError, BlobStore
 from windlass_operator.config import Config
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _SERVE_EVERY: Final = 2.0
+_SEEN_BY_WATCH: Final = metrics.RUNS_OBSERVED.labels("watch")
 
 
 class Signal:
@@ -214,7 +215,10 @@ class Operator:
 
     async def run_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Run was seen, or its deletion."""
-        await self._imports.observe(body, deleted=deleted)
+        try:
+            await self._imports.observe(body, deleted=deleted)
+        finally:
+            _SEEN_BY_WATCH.inc()
 
     async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Task was seen, or its deletion."""

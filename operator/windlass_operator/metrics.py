@@ -147,6 +147,12 @@ HEARTBEAT_GAPS: Final = Counter(
 HEARTBEAT_GAP_SECONDS: Final = Counter(
     "windlass_heartbeat_gap_seconds", "How long those gaps were, in sum.", registry=REGISTRY
 )
+RUNS_OBSERVED: Final = Counter(
+    "windlass_runs_observed",
+    "Looks at a Run resource, by what brought them about: an event of the watch, or a resync.",
+    ["by"],
+    registry=REGISTRY,
+)
 IMPORT_ERRORS: Final = Counter(
     "windlass_import_errors",
     "Run resources that could not be imported when they were looked at, by the error's code.",

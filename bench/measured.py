@@ -1,0 +1,23 @@
+"""What a process costs, read from ``/proc``."""
+
+import os
+from pathlib import Path
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the seconds of CPU that a process has used: what a loaded machine does not change."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """Return the proportional share of memory now, and the largest resident set so far, in MB."""
+    now = _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+    return now / 1000, _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM:") / 1000
+
+
+def _kilobytes(file: Path, name: str) -> float:
+    for line in file.read_text().splitlines():
+        if line.startswith(name):
+            return float(line.split()[1]) * 1.024
+    raise RuntimeError(f"{file} has no {name}")
