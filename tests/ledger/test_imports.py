@@ -1,7 +1,8 @@
 """Run resources become runs, whatever events arrive, come twice, or never come."""
 
+import asyncio
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from tests.support.clock import Clock
 from tests.support.world import SHOP, World, a_task
 from windlass import protocol
 from windlass_operator.domain.errors import TaskInvalidError
+from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Database
 
 
@@ -31,6 +33,32 @@ async def test_a_run_whose_event_never_came_is_imported_by_the_resync(world: Wor
     await world.imports.resync()
     await world.imports.resync()
     assert await _states(world) == {"order-1": "Queued", "order-2": "Queued"}
+
+
+async def test_hundreds_of_runs_that_are_seen_at_once_are_all_imported_once(world: World) -> None:
+    bodies = [world.create_run(f"order-{number}") for number in range(250)]
+    seen = [world.imports.observe(body) for body in bodies]
+    await asyncio.gather(*seen, world.imports.resync())
+    assert set((await _states(world)).values()) == {"Queued"}
+    assert len(await _states(world)) == 250
+
+
+async def test_runs_that_are_known_cost_a_resync_one_question_for_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        await world.imports.observe(world.create_run(f"order-{number}"))
+    asked: list[int] = []
+    ask = runs.by_resources
+
+    async def counted(database: Database, uids: list[str]) -> dict[str, UUID]:
+        asked.append(len(uids))
+        return await ask(database, uids)
+
+    monkeypatch.setattr(runs, "by_resources", counted)
+    await world.imports.resync()
+    assert sum(asked) == 150
+    assert len(asked) <= 4
 
 
 async def test_a_run_reaches_its_end_when_no_event_ever_arrives(world: World, clock: Clock) -> None:

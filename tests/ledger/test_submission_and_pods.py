@@ -199,7 +199,7 @@ async def test_a_change_during_projection_is_projected_again(world: World) -> No
     await world.apply_run()
     ((run_id, revision),) = await projection.due(world.database, 10)
     await world.claim()
-    await projection.done(world.database, run_id, revision)
+    await projection.done(world.database, {run_id: revision})
     assert [due for due, _ in await projection.due(world.database, 10)] == [run_id]
 
 

@@ -1,5 +1,6 @@
 """A control plane without Kubernetes: the real services on a real ledger, and builders for what tests need."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -51,6 +52,8 @@ class FakeCluster:
     credentials: dict[str, str] = field(default_factory=dict)
     refuse: Exception | None = None
     """Raised where a pod is created."""
+    refuse_status: dict[str, Exception] = field(default_factory=dict)
+    """Raised where the status of the Run with this name is written."""
     broken_task: Exception | None = None
     """Raised where a Task is read."""
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -75,8 +78,9 @@ class FakeCluster:
     async def run_uid(self, namespace: str, name: str) -> str | None:
         return next((uid for uid, body in self.runs.items() if body["metadata"]["name"] == name), None)
 
-    async def list_runs(self) -> list[dict[str, Any]]:
-        return list(self.runs.values())
+    async def each_run(self) -> AsyncIterator[dict[str, Any]]:
+        for body in list(self.runs.values()):
+            yield body
 
     async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
         self.rejected[name] = (reason, message)
@@ -113,6 +117,8 @@ class FakeCluster:
         return list(self.pods.values())
 
     async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        if name in self.refuse_status:
+            raise self.refuse_status[name]
         self.statuses[name] = status
         return True
 

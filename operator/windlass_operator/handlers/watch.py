@@ -22,6 +22,13 @@ _SERVER_TIMEOUT: Final = 300
 """Seconds after which a watch is opened anew: a stream that went silent is noticed at the latest then."""
 
 
+_PAGE: Final = 500
+"""Objects in one answer to the first list: ten thousand at once would be held in memory three times over."""
+
+_IDLE: Final = 0.5
+"""Seconds for which kopf keeps the last event of an object, and a task for it. Nothing here uses either."""
+
+
 class Observers(Protocol):
     """The services that events go to."""
 
@@ -111,6 +118,8 @@ def settings(*, listed_namespaces: bool) -> kopf.OperatorSettings:
     configured.peering.standalone = True  # leadership is a Lease and an epoch in the ledger
     configured.watching.server_timeout = _SERVER_TIMEOUT
     configured.watching.connect_timeout = 10
+    configured.watching.chunk_size = _PAGE
+    configured.queueing.idle_timeout = _IDLE
     configured.persistence.finalizer = FINALIZER
     configured.persistence.diffbase_storage = _NoMemory()
     configured.persistence.progress_storage = kopf.StatusProgressStorage(field="status.operator")

@@ -145,9 +145,9 @@ class KubeCluster:
         log = await self._client.pod_log(namespace, name, container=RUNNER_CONTAINER, tail=_LINES) if exists else ""
         return {"events": events[-_EVENTS:], "lines": [line[:_LONGEST_LINE] for line in log.splitlines()]}
 
-    async def list_runs(self) -> list[dict[str, Any]]:
-        """Return all Run resources of the watched namespaces."""
-        return [body async for body in self._each(RUNS)]
+    def each_run(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Run resources of the watched namespaces, page by page."""
+        return self._each(RUNS)
 
     async def run_uid(self, namespace: str, name: str) -> str | None:
         """Return the UID of the Run with this name; None only where the API server says that there is none."""

@@ -1,5 +1,6 @@
 """Which resources must be written or removed, and who may do it."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -24,14 +25,14 @@ async def due(database: Database, limit: int) -> list[tuple[UUID, int]]:
     return [(row["run_id"], row["revision"]) for row in await database.fetch(_SQL["due"], {"limit": limit})]
 
 
-async def done(database: Database, run_id: UUID, revision: int) -> float | None:
-    """Record that the resource shows ``revision``. A change since then stays due.
+async def done(database: Database, shown: Mapping[UUID, int]) -> list[float]:
+    """Record which revisions resources show, by run. A change since then stays due.
 
     Returns:
-        Seconds for which the resource was behind; None where it still is.
+        For each resource that is up to date now, the seconds for which it was behind.
     """
-    rows = await database.fetch(_SQL["projected"], {"run_id": run_id, "revision": revision})
-    return max(0.0, rows[0]["waited"]) if rows else None
+    rows = await database.fetch(_SQL["projected"], {"run_ids": list(shown), "revisions": list(shown.values())})
+    return [max(0.0, row["waited"]) for row in rows]
 
 
 async def again(database: Database, run_id: UUID) -> None:

@@ -314,8 +314,15 @@ async def held(database: Database) -> list[dict[str, Any]]:
 
 async def by_resource(connection: Connection, resource_uid: str) -> UUID | None:
     """Return the run that a resource asked for or is a handle on, or None."""
-    row = await (await connection.execute(_SQL["run_by_resource"], {"resource_uid": resource_uid})).fetchone()
+    cursor = await connection.execute(_SQL["runs_by_resource"], {"resource_uids": [resource_uid]})
+    row = await cursor.fetchone()
     return None if row is None else UUID(str(row["id"]))
+
+
+async def by_resources(database: Database, resource_uids: list[str]) -> dict[str, UUID]:
+    """Return the runs that resources asked for or are handles on, by the resource's UID. Unknown ones are left out."""
+    rows = await database.fetch(_SQL["runs_by_resource"], {"resource_uids": resource_uids})
+    return {row["resource_uid"]: row["id"] for row in rows}
 
 
 async def see_generation(database: Database, resource_uid: str, generation: int, resource_hash: str) -> None:

@@ -1,7 +1,7 @@
 """Run resources: seen, imported, cancelled, gone. Level-triggered: seeing the same object twice changes nothing."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
@@ -14,6 +14,7 @@ from windlass_operator.domain.errors import LedgerUnavailableError, WindlassErro
 from windlass_operator.domain.project import Project
 from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.services.batch import Batch
 from windlass_operator.services.runs import RunService
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
 
@@ -24,6 +25,12 @@ _MASS_ABSENCE: Final = 0.5
 _MASS_MINIMUM: Final = 20
 _SETTLED: Final = timedelta(seconds=30)
 """Age from which a resource must be in a list."""
+_IMPORTS: Final = 6
+"""Imports at once, fewer than the ledger has connections: a thousand new Runs must not keep statuses and pods waiting,
+nor wait themselves until the pool gives up on them."""
+_LOOKS: Final = 100
+"""Resources that a resync looks at together: their runs are found by one statement."""
+_SEEN_BY_RESYNC: Final = metrics.RUNS_OBSERVED.labels("resync")
 
 
 class RunReader(Protocol):
@@ -37,8 +44,8 @@ class RunReader(Protocol):
         """Return the UID of the Run with this name; None only where the API server says that there is none."""
         ...
 
-    async def list_runs(self) -> list[dict[str, Any]]:
-        """Return all Run resources of the watched namespaces."""
+    def each_run(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Run resources of the watched namespaces."""
         ...
 
     async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
@@ -71,6 +78,8 @@ class ImportService:
         self._runs = runs_service
         self._parse = parse
         self._refused: dict[str, str] = {}
+        self._known: Batch[str, UUID | None] = Batch(self._look_up)
+        self._importing = asyncio.Semaphore(_IMPORTS)
 
     async def observe(self, body: Mapping[str, Any], *, deleted: bool = False) -> None:
         """Take note of a Run resource.
@@ -111,9 +120,10 @@ class ImportService:
                 )
                 await self._reject(namespace, name, uid, "LedgerRegressed", message)
                 return
-            project = await self._reader.project(namespace)
-            resource = Resource(uid, name, asked.spec_hash)
-            known = await self._submissions.import_resource(project, asked.submission, resource)
+            async with self._importing:
+                project = await self._reader.project(namespace)
+                resource = Resource(uid, name, asked.spec_hash)
+                known = await self._submissions.import_resource(project, asked.submission, resource)
         generation = meta.get("generation")
         if isinstance(generation, int) and generation > 1:
             await runs.see_generation(self._database, uid, generation, asked.spec_hash)
@@ -128,11 +138,10 @@ class ImportService:
         if body.get("status") and _claimed_run_id(body) != run_id:
             await projection.again(self._database, run_id)
 
-    async def _known(self, uid: str) -> UUID | None:
-        async def work(connection: Connection) -> UUID | None:
-            return await runs.by_resource(connection, uid)
-
-        return await self._database.transaction(work)
+    async def _look_up(self, uids: list[str]) -> list[UUID | None]:
+        """Find the runs of resources. Many are asked for together, by a resync and when the operator starts."""
+        found = await runs.by_resources(self._database, uids)
+        return [found.get(uid) for uid in uids]
 
     async def _ledger_has(self, run_id: UUID) -> bool:
         async def work(connection: Connection) -> bool:
@@ -166,25 +175,35 @@ class ImportService:
         """
         # Asked before the list: what is created between the two is in neither, and is seen by the next resync.
         believed = await projection.unfinished_resources(self._database, _SETTLED)
-        listed = await self._reader.list_runs()
-        uids = set()
-        for body in listed:
-            uids.add(str((body.get("metadata") or {}).get("uid")))
-            try:
-                await self.observe(body)
-            except LedgerUnavailableError:
-                raise
-            except Exception as error:  # one junk object must not keep the others from being looked at
-                log.warning(
-                    "run not imported", uid=str((body.get("metadata") or {}).get("uid")), error=str(error)[:300]
-                )
-            await asyncio.sleep(0)
-        missing = [row for row in believed if row["resource_uid"] not in uids]
+        missing = {row["resource_uid"]: row for row in believed}
+        bodies: list[dict[str, Any]] = []
+        async for body in self._reader.each_run():  # never all of them in memory
+            missing.pop(str((body.get("metadata") or {}).get("uid")), None)
+            bodies.append(body)
+            if len(bodies) == _LOOKS:
+                await self._look_at(bodies)
+                bodies = []
+        await self._look_at(bodies)
         if len(missing) >= _MASS_MINIMUM and len(missing) > _MASS_ABSENCE * len(believed):
             log.error("most Run resources seem to be gone; nothing is cancelled", missing=len(missing))
             return
-        for row in missing:
+        for row in missing.values():
             await self._gone(row["resource_uid"], row["resource_name"], row["namespace"])
+
+    async def _look_at(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+        """Observe resources together. One junk object does not keep the others from being looked at.
+
+        Raises:
+            LedgerUnavailableError: Postgres is away; the next resync looks again.
+        """
+        found = await asyncio.gather(*(self.observe(body) for body in bodies), return_exceptions=True)
+        _SEEN_BY_RESYNC.inc(len(bodies))
+        for body, error in zip(bodies, found, strict=True):
+            if isinstance(error, LedgerUnavailableError) or (error and not isinstance(error, Exception)):
+                raise error
+            if error is not None:
+                uid = str((body.get("metadata") or {}).get("uid"))
+                log.warning("run not imported", uid=uid, error=str(error)[:300])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Projection: a run's row becomes the status of its resource. Nothing is ever decided from that status."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from windlass_operator.resources.reasons import Reason
 log = structlog.get_logger()
 
 _BATCH: Final = 100
+_AT_ONCE: Final = 8
+"""Statuses written at once. More would only wait in the API server, which has other work too."""
 _MESSAGE: Final = 1024
 
 
@@ -49,32 +52,49 @@ class ProjectionService:
         if not due:
             return 0
         ids = [run_id for run_id, _ in due]
+        # Rows are read after the entries: they may be newer than asked for, never older.
         rows = {row["id"]: row for row in await runs.get_many(self._database, ids)}
         shown = await handles.of_runs(self._database, ids)
-        written = 0
-        for run_id in ids:
-            try:
-                written += await self._project(run_id, rows[run_id], shown.get(run_id, []))
-            except WindlassError as error:
-                if error.retryable:
-                    raise  # the whole cluster or ledger: the loop waits and comes back
-                log.warning("status not written", run=str(run_id), error=error.message)
-                await projection.done(self._database, run_id, rows[run_id]["revision"])
-        return written
+        written: dict[UUID, int] = {}
+        waiting, outage = iter(ids), False
+        failures: list[Exception] = []
 
-    async def _project(self, run_id: UUID, row: dict[str, Any], shown: list[dict[str, Any]]) -> bool:
-        # The row was read after the entry: it may be newer than asked for, never older.
-        namespace = row["namespace"]
-        if row["resource_uid"] is not None:
-            await self._resources.patch_run_status(namespace, row["resource_name"], row["resource_uid"], status_of(row))
-        for handle in shown:
-            await self._resources.patch_run_status(
-                namespace, handle["name"], handle["resource_uid"], status_of_handle(row, handle)
-            )
-        waited = await projection.done(self._database, run_id, row["revision"])
-        if waited is not None:
-            metrics.PROJECTION_DELAY.observe(waited)
-        return True
+        async def worker() -> None:
+            nonlocal outage
+            for run_id in waiting:
+                try:
+                    await self._project(run_id, rows[run_id], shown.get(run_id, []))
+                    written[run_id] = rows[run_id]["revision"]
+                except Exception as error:
+                    failures.append(error)
+                    outage = outage or isinstance(error, WindlassError)
+                if outage:  # the others would only wait for the same
+                    return
+
+        await asyncio.gather(*(worker() for _ in range(_AT_ONCE)))
+        if written:
+            for waited in await projection.done(self._database, written):
+                metrics.PROJECTION_DELAY.observe(waited)
+        if failures:
+            raise failures[0]  # the loop waits and comes back
+        return len(written)
+
+    async def _project(self, run_id: UUID, row: dict[str, Any], shown: list[dict[str, Any]]) -> None:
+        """Write one run's status, in each resource that shows it.
+
+        Raises:
+            WindlassError: One that may pass. What this status alone is refused for is logged, and not tried again.
+        """
+        namespace, patch = row["namespace"], self._resources.patch_run_status
+        try:
+            if row["resource_uid"] is not None:
+                await patch(namespace, row["resource_name"], row["resource_uid"], status_of(row))
+            for handle in shown:
+                await patch(namespace, handle["name"], handle["resource_uid"], status_of_handle(row, handle))
+        except WindlassError as error:
+            if error.retryable:
+                raise
+            log.warning("status not written", run=str(run_id), error=error.message)
 
     async def remove_expired(self) -> int:
         """Delete resources of finished runs after their TTL. Returns how many."""

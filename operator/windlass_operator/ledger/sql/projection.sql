@@ -2,9 +2,15 @@
 SELECT run_id, revision FROM projection_entry ORDER BY since, run_id LIMIT %(limit)s;
 
 -- name: projected
--- Only if nothing changed since: the upsert of a newer change holds the row lock, and we re-check after it.
-DELETE FROM projection_entry WHERE run_id = %(run_id)s AND revision <= %(revision)s
-RETURNING extract(epoch FROM ledger_now() - since)::float8 AS waited;
+-- Only where nothing changed since: the upsert of a newer change holds the row lock. An entry that is locked is being
+-- asked for again, so it stays; waiting for many of them in an order of our own could end in a deadlock.
+WITH shown AS (
+    SELECT e.run_id
+      FROM projection_entry e JOIN unnest(%(run_ids)s::uuid[], %(revisions)s::bigint[]) AS s (run_id, revision)
+        ON e.run_id = s.run_id AND e.revision <= s.revision
+       FOR UPDATE OF e SKIP LOCKED)
+DELETE FROM projection_entry e USING shown WHERE e.run_id = shown.run_id
+RETURNING extract(epoch FROM ledger_now() - e.since)::float8 AS waited;
 
 -- name: expired_resources
 WITH finished AS (

@@ -114,9 +114,9 @@ UPDATE run SET revision = revision + 1
  WHERE id = %(run_id)s AND state IN ('Running', 'Cancelling')
    AND (resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = run.id)) RETURNING id;
 
--- name: run_by_resource
-SELECT id FROM run WHERE resource_uid = %(resource_uid)s
-UNION ALL SELECT run_id FROM run_handle WHERE resource_uid = %(resource_uid)s;
+-- name: runs_by_resource
+SELECT resource_uid, id FROM run WHERE resource_uid = ANY(%(resource_uids)s)
+UNION ALL SELECT resource_uid, run_id FROM run_handle WHERE resource_uid = ANY(%(resource_uids)s);
 
 -- name: see_generation
 WITH handle AS (
