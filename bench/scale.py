@@ -61,14 +61,20 @@ class _Seen:
 
 
 @contextmanager
-def _process(*command: str, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def _process(*command: str, env: dict[str, str], piped: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Run a Python process for the duration of the block; what it logs is shown if it dies."""
     with tempfile.NamedTemporaryFile(prefix="windlass-bench-", suffix=".log") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **env}
+            [sys.executable, "-m", *command],
+            stdout=subprocess.PIPE if piped else log,
+            stderr=log,
+            text=True,
+            env={**os.environ, **env},
         )
         try:
             yield process
+            lines = Path(log.name).read_bytes().count(b"\n")
+            print(f"  {command[0]} logged {lines} lines")
             if process.poll() is not None:
                 raise RuntimeError(f"{command[0]} ended: {Path(log.name).read_text()[-2000:]}")
         finally:
@@ -85,7 +91,7 @@ def _process(*command: str, env: dict[str, str]) -> Iterator[subprocess.Popen[st
 async def _kopf_alone(env: dict[str, str]) -> _Seen:
     """Measure an operator that does nothing."""
     began = time.monotonic()
-    with _process("bench.kopf_alone", str(RUNS), env=env) as process:
+    with _process("bench.kopf_alone", str(RUNS), env=env, piped=True) as process:
         assert process.stdout is not None, "it is a pipe"
         async with asyncio.timeout(_PATIENCE):
             if not await asyncio.to_thread(process.stdout.readline):

@@ -3,6 +3,8 @@
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+
 from windlass.protocol import LogLine
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
@@ -12,20 +14,12 @@ _SQL: Final = load("logs")
 
 async def save(database: Database, attempt_id: UUID, token_hash: bytes, lines: list[LogLine]) -> bool:
     """Save lines that are not there yet. Returns False when the attempt no longer takes any."""
+    text = msgspec.json.encode(lines).decode()
 
     async def work(connection: Connection) -> bool:
         await connection.execute("SET LOCAL synchronous_commit = off")
         cursor = await connection.execute(
-            _SQL["save_logs"],
-            {
-                "attempt_id": attempt_id,
-                "token_hash": token_hash,
-                "seqs": [line.seq for line in lines],
-                "streams": [line.stream for line in lines],
-                "texts": [line.text for line in lines],
-                "ages": [line.age_ms for line in lines],
-                "steps": [line.step for line in lines],
-            },
+            _SQL["save_logs"], {"attempt_id": attempt_id, "token_hash": token_hash, "lines": text}
         )
         return await cursor.fetchone() is not None
 
