@@ -258,6 +258,8 @@ async def test_a_main_container_that_is_ended_at_its_memory_limit_is_charged_to_
         assert await pod.finished() == -signal.SIGKILL
         (seen,) = world.cluster.pods.values()
         assert (await world.get(run_id))["state"] == "Running"
-        await world.pods.observe(replace(seen, ended=True, reason="OutOfMemory", message="too much", exit_code=137))
+        limit = 64 << 20
+        killed = replace(seen, ended=True, reason="OutOfMemory", exit_code=137, memory_limit=limit)
+        await world.pods.observe(killed)
     row = await world.get(run_id)
     assert (row["state"], row["user_failures"], row["infra_failures"]) == ("Queued", 1, 0)
