@@ -205,8 +205,10 @@ async def measure() -> list[Figure]:
         try:
             async with kube_api("windlass-system", crowd.NAMESPACE) as (kubeconfig, client):
                 began = time.monotonic()
-                members = await crowd.gather(client, database, uri, RUNS)
-                print(f"  {RUNS} Runs made in {time.monotonic() - began:.0f} s")
+                members, rate = await crowd.gather(client, database, uri, RUNS)
+                print(
+                    f"  {RUNS} Runs made in {time.monotonic() - began:.0f} s; the API server took {rate:.0f} statuses/s"
+                )
                 theirs = await _kopf_alone({"KUBECONFIG": str(kubeconfig)})
                 if _BEFORE:
                     await _operator(database, uri, kubeconfig, members, theirs, root=Path(_BEFORE))

@@ -22,8 +22,9 @@ from windlass_operator.resources.reasons import Reason
 log = structlog.get_logger()
 
 _BATCH: Final = 100
-_AT_ONCE: Final = 8
-"""Statuses written at once. More would only wait in the API server, which has other work too."""
+_AT_ONCE: Final = 24
+"""Statuses written at once. A busy API server answers each late, so many must be under way; the client's other
+connections stay free for pods, the Lease and the rest."""
 _MESSAGE: Final = 1024
 
 
