@@ -2,7 +2,6 @@
 
 import asyncio
 import http.client
-import json
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from tests.support.world import World
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
 
-_FINISHED, _RUNNING, _CALLERS, _BATCH = 1000, 200, 4, 500
+_FINISHED, _RUNNING, _CALLERS = 1000, 200, 4
 _CROWD = """
 UPDATE run SET state = 'Succeeded', finished_at = ledger_now(), started_at = created_at, result = '{"ok": true}'
  WHERE id IN (SELECT id FROM run ORDER BY created_at LIMIT %s)
@@ -50,14 +49,6 @@ def _times(caller: _Caller, paths: list[str]) -> list[float]:
         caller.call("GET", ROOT + path, ALICE)
         times.append((time.perf_counter() - began) * 1000)
     return times
-
-
-def _log(url: str, token: str, first: int, lines: int) -> None:
-    caller = _Caller(url)
-    text = "2026-11-21 07:30:00 INFO order 7 of customer 81 was charged and is on its way to the packing line, shelf 4"
-    for start in range(first, first + lines, _BATCH):
-        batch = [{"seq": n, "stream": "stdout", "text": text, "ageMs": 1} for n in range(start, start + _BATCH)]
-        caller.call("POST", "/runtime/v1/logs", token, json.dumps({"lines": batch}).encode())
 
 
 async def measure() -> list[Figure]:
@@ -107,18 +98,22 @@ def _rest(url: str, runs: list[str], pid: int) -> list[Figure]:
     return figures
 
 
-_SENDER = "import sys; from bench.rest import _log; _log(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
-
-
 def _logs(url: str, token: str, pid: int) -> list[Figure]:
     """Several senders at once, as several pods would be, in processes of their own."""
     rates, costs, lines, first = [], [], 10_000, 1
     for _ in range(3):
-        used, began = cpu_seconds(pid), time.perf_counter()
         senders = []
         for _ in range(_CALLERS):
-            senders.append(subprocess.Popen([sys.executable, "-c", _SENDER, url, token, str(first), str(lines)]))
+            command = [sys.executable, "-m", "bench.log_sender", url, token, str(first), str(lines)]
+            senders.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             first += lines
+        for sender in senders:
+            assert sender.stdout is not None, "it is a pipe"
+            sender.stdout.readline()
+        used, began = cpu_seconds(pid), time.perf_counter()
+        for sender in senders:
+            assert sender.stdin is not None, "it is a pipe"
+            sender.stdin.close()
         if any(sender.wait() for sender in senders):
             raise RuntimeError("a sender failed")
         rates.append(_CALLERS * lines / (time.perf_counter() - began))
