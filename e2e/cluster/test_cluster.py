@@ -199,7 +199,10 @@ def test_a_pid_that_was_reused_is_never_ended(tmp_path: Path) -> None:
         processes = Processes(tmp_path / "run", tmp_path / "logs")
         processes.ensure(Spec("victim", ("true",)))
         file = tmp_path / "run" / "victim.pid"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "pid": innocent.pid}))
+        recorded = json.loads(file.read_text())
+        # Both started within one tick, perhaps; a pid is only used again long after.
+        recorded |= {"pid": innocent.pid, "start_ticks": recorded["start_ticks"] - 1_000}
+        file.write_text(json.dumps(recorded))
 
         processes.stop(["victim"])
 
