@@ -14,6 +14,8 @@ POST /runtime/v1/withdraw   hand back what a claim took, and take nothing more  
 POST /runtime/v1/heartbeat  keep leases, learn of cancellation                       none; tokens are in the body
 POST /runtime/v1/steps      save finished and running steps                          the attempt's token
 GET  /runtime/v1/steps      finished steps after a cursor                            the attempt's token
+POST /runtime/v1/waits      begin durable waits, and learn which are over            the attempt's token
+POST /runtime/v1/suspend    nothing but waits is left: end the attempt, keep the run the attempt's token
 POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
 POST /runtime/v1/fail       the attempt has failed                                   the attempt's token
 POST /runtime/v1/release    hand the run back without using an attempt               the attempt's token
@@ -75,7 +77,8 @@ Key = Annotated[str, msgspec.Meta(max_length=600)]
 """A name or key that people read and databases index: PostgreSQL's indexes take 2,700 bytes."""
 
 LogStream = Literal["stdout", "stderr", "system"]
-StepState = Literal["running", "succeeded", "failed"]
+StepState = Literal["running", "waiting", "succeeded", "failed"]
+StepKind = Literal["step", "sleep", "event", "token", "approval", "run"]
 FailureClass = Literal["user", "permanent", "timeout", "infra"]
 
 
@@ -132,6 +135,9 @@ class Step(Message):
     """JSON of the returned value; empty when it is a blob or the step has not succeeded."""
     result_ref: BlobRef | None = None
     error: Failure | None = None
+    kind: StepKind = "step"
+    durable: bool = False
+    """A failure that belongs to history: later attempts fail here in the same way instead of running the step again."""
     age_ms: Milliseconds = 0.0
     """Milliseconds between the step's start and the moment this message was sent (durations, not clocks: only the
     database's clock decides)."""
@@ -243,6 +249,53 @@ class StepsPage(Message):
 
     steps: list[Step]
     next_steps: str | None = None
+
+
+class Wait(Message):
+    """A durable wait: over at a time, or when something happens. To begin one that has begun changes nothing."""
+
+    key: Key
+    """As for a step: a wait is one, and what comes of it stands in history."""
+    name: Key
+    args_hash: Key
+    kind: StepKind
+    due_in_ms: Milliseconds | None = None
+    """When it is over at the latest, from its beginning."""
+    due_at: str | None = None
+    """The same as a time, in ISO 8601 with an offset."""
+    target: Key | None = None
+    """What it waits for: the name of an event, the id of a token or run."""
+    detail: msgspec.Raw = ABSENT
+    """JSON that the kind of wait defines."""
+
+
+class WaitsRequest(Message):
+    """Begin waits, or ask after them: both are the same, however often it is said."""
+
+    waits: list[Wait]
+    wait_ms: int = 0
+    """Milliseconds to wait for one of them to be over."""
+
+
+class WaitsAnswer(Message):
+    """Those of the waits that are over, as steps that have succeeded or failed."""
+
+    over: list[Step] = []
+
+
+class SuspendRequest(Message):
+    """Every branch of the code is blocked on one of these waits."""
+
+    waits: list[Key]
+    groups: list[list[Key]] = []
+    """Waits of which no single one lets the code go on: the run wakes when the last is over, or one fails."""
+
+
+class SuspendAnswer(Message):
+    """Whether the attempt has ended. If not, some of the waits are over, and the code goes on."""
+
+    suspended: bool
+    over: list[Step] = []
 
 
 class CompleteRequest(Message):
