@@ -39,6 +39,7 @@ from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
+from windlass_operator.services.waits import WaitService
 
 if TYPE_CHECKING:
     from windlass_operator.otlp import Exporter
@@ -96,6 +97,7 @@ class Context:
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
         self.attempts = AttemptService(self.database, self.changes, record)
         self.steps = StepService(self.database, self.changes)
+        self.waits = WaitService(self.database, self.attempts, self.changes)
         self.runs = RunService(self.database, self.changes, record)
         self.submissions = SubmissionService(
             self.database,

@@ -88,7 +88,7 @@ QUEUE_WAIT: Final = Histogram(
 )
 ATTEMPTS_ENDED: Final = Counter(
     "windlass_attempts_ended",
-    "Attempts that ended, by outcome: Succeeded, Failed, TimedOut, Cancelled, Released, Lost.",
+    "Attempts that ended, by outcome: Succeeded, Failed, TimedOut, Cancelled, Waiting, Released, Lost.",
     [*_TASK, "outcome"],
     registry=REGISTRY,
 )
@@ -108,6 +108,11 @@ FENCED_REFUSALS: Final = Counter(
     "windlass_fenced_refusals",
     "Writes of attempts that were closed already, refused: zombies, and runners that were cut off for too long.",
     ["operation"],
+    registry=REGISTRY,
+)
+WAITS_DUE: Final = Counter(
+    "windlass_waits_due",
+    "Durable waits that ended because their time had come: sleeps, and timeouts of the others.",
     registry=REGISTRY,
 )
 STEPS_SAVED: Final = Counter(

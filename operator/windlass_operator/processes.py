@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import kopf
 import structlog
@@ -30,6 +30,10 @@ log = structlog.get_logger()
 
 _SWEEP_EVERY = timedelta(hours=6)
 """An orphan costs room and nothing else, and a sweep lists the whole bucket."""
+
+
+_LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
+"""A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
 
 
 class ReadyOnce:
@@ -64,13 +68,23 @@ def application(context: Context) -> Any:
     public = PublicRoutes(
         authorizer, context.cluster, context.submissions, context.runs, context.blobs, context.changes
     )
-    runtime = RuntimeRoutes(context.attempts, context.steps, context.blobs, context.work, authorizer)
+    runtime = RuntimeRoutes(
+        context.attempts,
+        context.steps,
+        context.waits,
+        context.blobs,
+        context.work,
+        context.changes,
+        authorizer,
+    )
 
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:
         async with context.running():
             sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
-            tasks = [asyncio.create_task(context.serve_heartbeats()), asyncio.create_task(sweeper.run())]
+            timers = Loop("timers", context.waits.fire_due, every=_LOOK_FOR_TIMERS)
+            work = [context.serve_heartbeats(), sweeper.run(), timers.run()]
+            tasks = [asyncio.create_task(part) for part in work]
             try:
                 yield
             finally:

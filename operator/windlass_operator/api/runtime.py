@@ -23,6 +23,7 @@ from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedErr
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.steps import StepService
+from windlass_operator.services.waits import WaitService, Wake
 
 Handler = Callable[[Request], Awaitable[Response]]
 _LONGEST_WAIT = 30.0
@@ -55,12 +56,21 @@ class RuntimeRoutes:
     """The routes of ``/runtime/v1``."""
 
     def __init__(
-        self, attempts: AttemptService, steps: StepService, blobs: BlobService, work: WorkSignal, vouch: Vouch
+        self,
+        attempts: AttemptService,
+        steps: StepService,
+        waits: WaitService,
+        blobs: BlobService,
+        work: WorkSignal,
+        changes: Wake,
+        vouch: Vouch,
     ) -> None:
         self._attempts = attempts
         self._steps = steps
+        self._waits = waits
         self._blobs = blobs
         self._work = work
+        self._changes = changes
         self._vouch = vouch
 
     def routes(self) -> list[Route]:
@@ -71,6 +81,8 @@ class RuntimeRoutes:
             ("POST", "/heartbeat", self.heartbeat),
             ("POST", "/steps", self.save_steps),
             ("GET", "/steps", self.load_steps),
+            ("POST", "/waits", self.waits),
+            ("POST", "/suspend", self.suspend),
             ("POST", "/complete", self.complete),
             ("POST", "/fail", self.fail),
             ("POST", "/release", self.release),
@@ -129,6 +141,22 @@ class RuntimeRoutes:
         if not after.isdecimal() or len(after) > 18:
             raise InvalidRequestError("`after` is not a cursor of this route.", field="after")
         return _json(await self._attempts.steps_after(writer, int(after)))
+
+    async def waits(self, request: Request) -> Response:
+        """Begin waits; answered when one of them is over, or empty after the time that the runner would wait."""
+        body = await read_message(request, protocol.WaitsRequest)
+        run_id, answer = await self._waits.register(bearer(request), body)
+        until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
+        while not answer.over and (left := until - time.monotonic()) > 0:
+            await self._changes.wait(run_id, min(left, _LOOK_AGAIN))
+            if await request.is_disconnected():
+                return Response(status_code=499)
+            answer = await self._waits.over(run_id, [wait.key for wait in body.waits])
+        return _json(answer)
+
+    async def suspend(self, request: Request) -> Response:
+        """End an attempt whose code only waits."""
+        return _json(await self._waits.suspend(bearer(request), await read_message(request, protocol.SuspendRequest)))
 
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""

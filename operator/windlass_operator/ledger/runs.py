@@ -230,6 +230,8 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
         await connection.execute(_SQL["enqueue"], {"run_id": run.id})
     elif run.state is RunState.QUEUED:
         await connection.execute(_SQL["dequeue"], {"run_id": run.id})
+    if state.final:
+        await connection.execute(_SQL["drop_waits"], {"run_id": run.id})
     name = "RetryScheduled" if change.event is RunEvent.RETRY else state.value
     await add_event(
         connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message

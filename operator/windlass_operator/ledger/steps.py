@@ -59,6 +59,8 @@ def _as_item(write: StepWrite, order: int) -> dict[str, object]:
         "sha256": step.result_ref.sha256 if step.result_ref else None,
         "size": step.result_ref.size if step.result_ref else None,
         "error": msgspec.json.encode(step.error).decode() if step.error else None,
+        "kind": step.kind,
+        "durable": step.durable,
         "age": step.age_ms,
         "duration": step.duration_ms,
     }

@@ -107,6 +107,33 @@ class Reason(StrEnum):
         "Make the code between steps repeatable (time, random numbers and outside reads go into steps); run again.",
     )
 
+    # The code waits
+    WAITING_FOR_TIMER = (
+        "WaitingForTimer",
+        "The code sleeps; the message says until when. No pod is held.",
+        "Nothing; cancel the run if it is not wanted any more.",
+    )
+    WAITING_FOR_EVENT = (
+        "WaitingForEvent",
+        "The code waits for an event. No pod is held.",
+        "Send the event: `windlass events send`.",
+    )
+    WAITING_FOR_TOKEN = (
+        "WaitingForToken",
+        "The code waits for somebody to call the address of a token. No pod is held.",
+        "Nothing; whoever has the address completes it.",
+    )
+    WAITING_FOR_APPROVAL = (
+        "WaitingForApproval",
+        "The code waits for a person's decision. No pod is held.",
+        "Decide: `kubectl get approvals`, `windlass approvals approve`.",
+    )
+    WAITING_FOR_RUN = (
+        "WaitingForRun",
+        "The code waits for runs that it has started. No pod is held.",
+        "Nothing; `windlass runs tree` shows them.",
+    )
+
     # The pod
     POD_PENDING = (
         "PodPending",

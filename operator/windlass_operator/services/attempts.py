@@ -3,7 +3,7 @@
 import contextlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -38,6 +38,7 @@ _OUTCOMES: Final = {
     RunEvent.FAIL: "Failed",
     RunEvent.TIME_OUT: "TimedOut",
     RunEvent.CONFIRM_CANCEL: "Cancelled",
+    RunEvent.WAIT: "Waiting",
 }
 _STEPS_PER_PAGE: Final = 500
 _STEPS_IN_TRACE: Final = 2000
@@ -54,6 +55,10 @@ class PodIdentity:
     """The namespace's runner credential."""
     vouched: bool = False
     """The Kubernetes API vouched for a token that is bound to this pod."""
+
+
+Decide = Callable[[Connection, LockedRun, LockedAttempt], Awaitable[Change]]
+"""What the end of an attempt leads to, decided when run and attempt are locked."""
 
 
 class _StillHeldError(Exception):
@@ -130,7 +135,8 @@ class AttemptService:
 
         for attempt_id in await self._database.transaction(work):
             with contextlib.suppress(AttemptClosedError):
-                await self._close(attempt_id, None, *_handed_back("PodTerminated"))
+                change, outcome, failure = _handed_back("PodTerminated")
+                await self._close(attempt_id, None, _at_once(change), outcome, failure)
 
     async def _describe(self, connection: Connection, row: dict[str, object], token: str) -> protocol.ClaimedAttempt:
         snapshot = runs.decode_snapshot(str(row["spec"]))
@@ -274,7 +280,7 @@ class AttemptService:
             return _change(after_failure(policy, _tally(run, attempt), failure_class, reason=reason), attempt, failure)
 
         try:
-            await self._close(attempt_id, None, change, outcome="Lost", failure=failure)
+            await self._close(attempt_id, None, _at_once(change), outcome="Lost", failure=failure)
         except (AttemptClosedError, _StillHeldError):
             return False
         return True
@@ -290,13 +296,22 @@ class AttemptService:
         parsed = parse_token(token)
         if parsed is None:
             raise UnauthorizedError("The token belongs to no attempt.")
-        return await self._close(parsed[0], parsed[1], change, outcome=outcome, failure=failure)
+        return await self._close(*parsed, _at_once(change), outcome=outcome, failure=failure)
+
+    async def close_after(self, attempt_id: UUID, hashed: bytes, decide: Decide) -> protocol.Outcome:
+        """End an attempt as ``decide`` says, which may look into the ledger. A repeat is answered as the first was.
+
+        Raises:
+            UnauthorizedError: The token belongs to no attempt.
+            AttemptClosedError: The attempt is closed, and not by this call.
+        """
+        return await self._close(attempt_id, hashed, decide, outcome=None, failure=None)
 
     async def _close(
         self,
         attempt_id: UUID,
         hashed: bytes | None,
-        decide: Callable[[LockedRun, LockedAttempt], Change],
+        decide: Decide,
         outcome: str | None,
         failure: protocol.Failure | None,
     ) -> protocol.Outcome:
@@ -316,7 +331,7 @@ class AttemptService:
                 raise AttemptClosedError
             run = await runs.lock(connection, attempt.run_id)
             assert run is not None, "an attempt has a run"
-            change = decide(run, attempt)
+            change = await decide(connection, run, attempt)
             state = await runs.apply(connection, run, change)
             end = Ended(run, attempt, change, state, outcome or _OUTCOMES[change.event], failure)
             if self._record.wants_spans(run.traceparent):
@@ -379,6 +394,15 @@ class AttemptService:
         return await self._database.transaction(work)
 
 
+def _at_once(change: Callable[[LockedRun, LockedAttempt], Change]) -> Decide:
+    """Return a decision that needs no more than the two rows."""
+
+    async def decide(_: Connection, run: LockedRun, attempt: LockedAttempt) -> Change:
+        return change(run, attempt)
+
+    return decide
+
+
 async def _pod_of_claim(connection: Connection, pod: PodIdentity, claim_id: str) -> dict[str, Any]:
     """Return the pod's row, locked, once it has proved to be that pod and to make its only claim."""
     row = await attempts.pod_for_claim(connection, pod.pod_uid, pod.pod_name)
@@ -425,7 +449,9 @@ def step_from_row(row: dict[str, object]) -> protocol.Step:
         key=str(row["key"]),
         name=str(row["name"]),
         args_hash=str(row["args_hash"]),
-        state=row["state"],  # type: ignore[arg-type]  # the schema's CHECK holds it to the three
+        state=row["state"],  # type: ignore[arg-type]  # the schema's CHECK holds it to the four
+        kind=row["kind"],  # type: ignore[arg-type]  # as it was saved
+        durable=bool(row["durable"]),
         result=protocol.ABSENT if result is None else msgspec.Raw(str(result).encode()),
         result_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["result_size"]))) if sha256 else None,
         error=steps.decode_error(row["error"] if isinstance(row["error"], str) else None),

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from windlass import protocol
 from windlass_operator import metrics
-from windlass_operator.domain.errors import AttemptClosedError, UnauthorizedError
+from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError, UnauthorizedError
 from windlass_operator.ledger import logs, runs, steps
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.steps import StepWrite
@@ -42,6 +42,7 @@ class StepService:
 
         Raises:
             AttemptClosedError: The attempt is no longer open; nothing was written.
+            InvalidRequestError: A step waits: waits have a route of their own.
             PayloadInvalidError: Not every reader could read a result.
             PayloadTooLargeError: A result belongs into a blob.
         """
@@ -51,6 +52,8 @@ class StepService:
         if parsed is None:
             raise UnauthorizedError("The token belongs to no attempt.")
         for step in request.steps:
+            if step.state == "waiting":
+                raise InvalidRequestError("A wait begins with POST waits.", field="steps.state")
             result = bytes(step.result)
             if result:
                 payloads.check_value(result, field=f"result of step {step.key[:100]!r}")

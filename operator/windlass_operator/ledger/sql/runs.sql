@@ -68,6 +68,11 @@ UPDATE run SET state = %(state)s, reason = %(reason)s, message = %(message)s, re
  WHERE id = %(id)s AND revision = %(revision)s
 RETURNING revision;
 
+-- name: drop_waits
+-- The run has ended: nobody waits any more. The waiting steps never came to an end, so history has nothing of them.
+WITH gone AS (DELETE FROM wait WHERE run_id = %(run_id)s RETURNING key)
+DELETE FROM step USING gone WHERE step.run_id = %(run_id)s AND step.key = gone.key AND step.state = 'waiting';
+
 -- name: bind_version
 -- The Task has appeared: the run joins its queue.
 UPDATE run SET task_version_id = %(task_version_id)s, reason = NULL, message = NULL, held_since = NULL,
