@@ -14,7 +14,6 @@ from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
-from windlass_operator.services.runs import Changes
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.waits import WaitService
 
@@ -25,9 +24,8 @@ async def main() -> None:
     await database.open()
     blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
     attempts, steps = AttemptService(database), StepService(database)
-    changes = Changes()
-    waits = WaitService(database, attempts, changes)
-    routes = RuntimeRoutes(attempts, steps, waits, blobs, PollingSignal(), changes, NobodyVouches())
+    waits = WaitService(database, attempts)
+    routes = RuntimeRoutes(attempts, steps, waits, blobs, PollingSignal(), NobodyVouches())
     app = Starlette(routes=routes.routes())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)

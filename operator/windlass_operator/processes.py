@@ -68,15 +68,7 @@ def application(context: Context) -> Any:
     public = PublicRoutes(
         authorizer, context.cluster, context.submissions, context.runs, context.blobs, context.changes
     )
-    runtime = RuntimeRoutes(
-        context.attempts,
-        context.steps,
-        context.waits,
-        context.blobs,
-        context.work,
-        context.changes,
-        authorizer,
-    )
+    runtime = RuntimeRoutes(context.attempts, context.steps, context.waits, context.blobs, context.work, authorizer)
 
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:

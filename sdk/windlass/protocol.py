@@ -272,9 +272,9 @@ class Wait(Message):
 class WaitsRequest(Message):
     """Begin waits, or ask after them: both are the same, however often it is said."""
 
-    waits: list[Wait]
-    wait_ms: int = 0
-    """Milliseconds to wait for one of them to be over."""
+    waits: list[Wait] = []
+    keys: list[Key] = []
+    """Waits that have begun before, to ask after."""
 
 
 class WaitsAnswer(Message):

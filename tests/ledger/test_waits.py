@@ -39,8 +39,7 @@ def for_event(key: str, *, timeout: timedelta | None = None) -> protocol.Wait:
 
 
 async def begin(world: World, token: str, *asked: protocol.Wait) -> list[protocol.Step]:
-    _, answer = await world.waits.register(token, protocol.WaitsRequest(waits=list(asked)))
-    return answer.over
+    return (await world.waits.register(token, protocol.WaitsRequest(waits=list(asked)))).over
 
 
 async def suspend(world: World, token: str, *keys: str, groups: Any = ()) -> protocol.SuspendAnswer:

@@ -153,9 +153,7 @@ class Rest:
 def application(world: World, reviews: FakeReviews) -> Application:
     """Return the whole API over the services of a world."""
     public = PublicRoutes(Authorizer(reviews), Namespaces(), world.submissions, world.runs, world.blobs, Changes())
-    runtime = RuntimeRoutes(
-        world.attempts, world.steps, world.waits, world.blobs, PollingSignal(), world.changes, NobodyVouches()
-    )
+    runtime = RuntimeRoutes(world.attempts, world.steps, world.waits, world.blobs, PollingSignal(), NobodyVouches())
 
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:

@@ -26,7 +26,7 @@ from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
-from windlass_operator.services.runs import Changes, RunService
+from windlass_operator.services.runs import RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
@@ -144,8 +144,7 @@ class World:
         self.cluster = FakeCluster()
         self.attempts = AttemptService(database, record=record)
         self.steps = StepService(database, progress_every=0)
-        self.changes = Changes()
-        self.waits = WaitService(database, self.attempts, self.changes)
+        self.waits = WaitService(database, self.attempts)
         self.runs = RunService(database, record=record)
         self.blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
         self.submissions = SubmissionService(

@@ -23,7 +23,7 @@ from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedErr
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.steps import StepService
-from windlass_operator.services.waits import WaitService, Wake
+from windlass_operator.services.waits import WaitService
 
 Handler = Callable[[Request], Awaitable[Response]]
 _LONGEST_WAIT = 30.0
@@ -62,7 +62,6 @@ class RuntimeRoutes:
         waits: WaitService,
         blobs: BlobService,
         work: WorkSignal,
-        changes: Wake,
         vouch: Vouch,
     ) -> None:
         self._attempts = attempts
@@ -70,7 +69,6 @@ class RuntimeRoutes:
         self._waits = waits
         self._blobs = blobs
         self._work = work
-        self._changes = changes
         self._vouch = vouch
 
     def routes(self) -> list[Route]:
@@ -143,16 +141,8 @@ class RuntimeRoutes:
         return _json(await self._attempts.steps_after(writer, int(after)))
 
     async def waits(self, request: Request) -> Response:
-        """Begin waits; answered when one of them is over, or empty after the time that the runner would wait."""
-        body = await read_message(request, protocol.WaitsRequest)
-        run_id, answer = await self._waits.register(bearer(request), body)
-        until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
-        while not answer.over and (left := until - time.monotonic()) > 0:
-            await self._changes.wait(run_id, min(left, _LOOK_AGAIN))
-            if await request.is_disconnected():
-                return Response(status_code=499)
-            answer = await self._waits.over(run_id, [wait.key for wait in body.waits])
-        return _json(answer)
+        """Begin waits, and tell which are over."""
+        return _json(await self._waits.register(bearer(request), await read_message(request, protocol.WaitsRequest)))
 
     async def suspend(self, request: Request) -> Response:
         """End an attempt whose code only waits."""

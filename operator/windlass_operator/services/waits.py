@@ -1,8 +1,8 @@
 """Durable waits: begin them, end the attempt when nothing else is left, end those whose time has come."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from windlass import protocol
@@ -25,14 +25,6 @@ _BATCH: Final = 500
 _MOST: Final = 1000
 """Waits in one request."""
 _SHOWN: Final = 1
-
-
-class Wake(Protocol):
-    """Lets a caller wait until a run may have changed."""
-
-    async def wait(self, run_id: UUID, seconds: float) -> None:
-        """Return when the run may have changed, or after ``seconds``."""
-        ...
 
 
 class WaitService:
@@ -58,36 +50,28 @@ class WaitService:
         self._changed = changed
         self._kinds = dict(kinds or {})
 
-    async def register(self, token: str, request: protocol.WaitsRequest) -> tuple[UUID, protocol.WaitsAnswer]:
-        """Begin waits, and return the run and those of them that are over. To ask again begins nothing again.
+    async def register(self, token: str, request: protocol.WaitsRequest) -> protocol.WaitsAnswer:
+        """Begin waits, and return those that are over. To say it again begins nothing again.
 
         Raises:
             AttemptClosedError: The attempt is no longer open; nothing was written.
             InvalidRequestError: A wait has neither an end nor anything to wait for, or a time that is none.
         """
-        _check(request.waits)
+        _check(request)
         writer = await self._attempts.authenticate(token)
 
         async def work(connection: Connection) -> tuple[protocol.WaitsAnswer, bool]:
-            begun = await waits.register(connection, writer, request.waits)
+            begun = await waits.register(connection, writer, request.waits) if request.waits else set()
             for wait in request.waits:
                 if wait.key in begun and wait.kind in self._kinds:
                     await self._kinds[wait.kind](connection, writer, wait)
-            over = await waits.over(connection, writer.run_id, [wait.key for wait in request.waits])
+            over = await waits.over(connection, writer.run_id, [*request.keys, *(wait.key for wait in request.waits)])
             return protocol.WaitsAnswer(over=[step_from_row(row) for row in over]), bool(begun)
 
         answer, news = await self._database.transaction(work)
         if news:
             self._changed(writer.run_id)
-        return writer.run_id, answer
-
-    async def over(self, run_id: UUID, keys: Sequence[str]) -> protocol.WaitsAnswer:
-        """Return those of a run's waits that are over."""
-
-        async def work(connection: Connection) -> list[protocol.Step]:
-            return [step_from_row(row) for row in await waits.over(connection, run_id, keys)]
-
-        return protocol.WaitsAnswer(over=await self._database.transaction(work))
+        return answer
 
     async def suspend(self, token: str, request: protocol.SuspendRequest) -> protocol.SuspendAnswer:
         """End an attempt whose code only waits. If a wait is over meanwhile, it goes on instead.
@@ -167,9 +151,10 @@ def _too_late(wait: Due) -> protocol.Failure | None:
     return protocol.Failure(type="WaitTimeoutError", message=message, failure_class="timeout", step=wait.key)
 
 
-def _check(asked: Sequence[protocol.Wait]) -> None:
-    if len(asked) > _MOST:
-        raise InvalidRequestError(f"{len(asked)} waits in one request; {_MOST} are the most.", field="waits")
+def _check(request: protocol.WaitsRequest) -> None:
+    asked = request.waits
+    if max(len(asked), len(request.keys)) > _MOST:
+        raise InvalidRequestError(f"More than {_MOST} waits in one request.", field="waits")
     if len({wait.key for wait in asked}) < len(asked):
         raise InvalidRequestError("Two waits have the same key.", field="waits")
     for wait in asked:
