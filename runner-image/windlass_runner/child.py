@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
@@ -40,20 +41,32 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
-            finished = _run(child.attempt, problem)
+            finished = _run(child, problem)
         except AttemptClosedError:
             finished = execution.Finished()
         if os.getpid() != us:
             os._exit(0)  # user code forked, and the copy came back from the task too: it has nothing to report
-        _flush()
-        _write(child.result, outcome.encode(finished.complete, finished.fail))
-        if "opentelemetry.trace" in sys.modules:
-            from windlass import traces
-
-            traces.flush()  # we end by _exit, which runs no exit handlers
-        code = exit_codes.DONE if finished.complete else exit_codes.USER_FAILURE
+        _report(child, finished)
+        code = exit_codes.USER_FAILURE if finished.fail else exit_codes.DONE
     finally:
         os._exit(code)
+
+
+def _report(child: Child, finished: execution.Finished) -> None:
+    _flush()
+    _write(child.result, outcome.encode(finished.complete, finished.fail, suspended=finished.suspended))
+    if "opentelemetry.trace" in sys.modules:
+        from windlass import traces
+
+        traces.flush()  # we end by _exit, which runs no exit handlers
+
+
+def _leave(child: Child) -> None:
+    """End the process of a run that waits. Nothing of the user's code is undone: it goes on, elsewhere and later."""
+    try:
+        _report(child, execution.Finished(suspended=True))
+    finally:
+        os._exit(exit_codes.DONE)
 
 
 def _flush() -> None:
@@ -62,7 +75,8 @@ def _flush() -> None:
             stream.flush()
 
 
-def _run(attempt: protocol.ClaimedAttempt, problem: protocol.Failure | None) -> execution.Finished:
+def _run(child: Child, problem: protocol.Failure | None) -> execution.Finished:
+    attempt = child.attempt
     if problem is not None:
         return execution.Finished(fail=protocol.FailRequest(failure=problem))
     if attempt.traceparent is not None:
@@ -72,7 +86,7 @@ def _run(attempt: protocol.ClaimedAttempt, problem: protocol.Failure | None) -> 
         task = execution.load_task(attempt.entrypoint, attempt.source)
     except LoadError as error:
         return execution.Finished(fail=protocol.FailRequest(failure=error.failure))
-    return execution.execute(task, attempt, transport)
+    return execution.execute(task, attempt, transport, partial(_leave, child))
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -8,15 +8,17 @@ import msgspec
 from windlass import protocol
 from windlass_runner.memory import Container
 
-Result = tuple[protocol.CompleteRequest | None, protocol.FailRequest | None]
+Result = tuple[protocol.CompleteRequest | None, protocol.FailRequest | None, bool]
 
 MOST_RESULT: Final = 8 * protocol.INLINE_LIMIT
 """Bytes that a child may report: a result of 64 KiB, or a failure whose texts are escaped."""
 
 
-def encode(complete: protocol.CompleteRequest | None, fail: protocol.FailRequest | None) -> bytes:
-    """Return what a child writes at its end; neither of the two: its attempt was closed."""
-    return msgspec.json.encode([complete, fail])
+def encode(
+    complete: protocol.CompleteRequest | None, fail: protocol.FailRequest | None, *, suspended: bool = False
+) -> bytes:
+    """Return what a child writes at its end. None of the three: its attempt was closed."""
+    return msgspec.json.encode([complete, fail, suspended])
 
 
 def decode(data: bytes) -> Result | None:

@@ -264,6 +264,9 @@ class Supervisor:
         """Tell the API what came of the attempt."""
         if self._why == "closed":
             return self._lease_lost()
+        if outcome.decode(self._result) == (None, None, True):  # the run waits; the child has told the API itself
+            self._logs.flush(_LAST_FLUSH)
+            return exit_codes.DONE
         found = self._outcome()
         if found is None:
             return self._lease_lost()
@@ -301,9 +304,9 @@ class Supervisor:
     def _outcome(self) -> tuple[str, Any] | None:
         """Return the report; None when the child was told that its attempt is closed."""
         result = outcome.decode(self._result)
-        if result == (None, None):
+        if result == (None, None, False):
             return None
-        complete, fail = result or (None, None)
+        complete, fail, _ = result or (None, None, False)
         if complete is not None:
             return "/complete", complete
         if fail is not None and self._why not in ("run", "attempt"):

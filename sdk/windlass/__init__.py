@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         SerializationError,
         StepError,
         ValueTooLargeError,
+        WaitError,
+        WaitTimeoutError,
         WindlassError,
     )
     from windlass.log import logger
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from windlass.steps import Step, step
     from windlass.tasks import Task, task
     from windlass.threads import ThreadPoolExecutor, to_thread
+    from windlass.waits import sleep, sleep_sync, sleep_until, sleep_until_sync
 
 _HOMES = {
     "ApiError": "errors",
@@ -48,10 +51,16 @@ _HOMES = {
     "Task": "tasks",
     "ThreadPoolExecutor": "threads",
     "ValueTooLargeError": "errors",
+    "WaitError": "errors",
+    "WaitTimeoutError": "errors",
     "WindlassError": "errors",
     "current_run": "context",
     "gather": "",
     "logger": "log",
+    "sleep": "waits",
+    "sleep_sync": "waits",
+    "sleep_until": "waits",
+    "sleep_until_sync": "waits",
     "step": "steps",
     "task": "tasks",
     "to_thread": "threads",
@@ -75,10 +84,16 @@ __all__ = [
     "Task",
     "ThreadPoolExecutor",
     "ValueTooLargeError",
+    "WaitError",
+    "WaitTimeoutError",
     "WindlassError",
     "current_run",
     "gather",
     "logger",
+    "sleep",
+    "sleep_sync",
+    "sleep_until",
+    "sleep_until_sync",
     "step",
     "task",
     "to_thread",

@@ -8,16 +8,23 @@ ran: ordinals alone would give branch b's result to branch a after a retry with 
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from windlass.errors import StepError
 
 if TYPE_CHECKING:
     import asyncio
 
+    from windlass.waits import Pending
+
 R = TypeVar("R")
+
+_THREADS: Final["set[Branch]"] = set()
+_OF_TASK: Final["WeakKeyDictionary[Any, Branch]"] = WeakKeyDictionary()
 
 _CURRENT: Final[ContextVar["Branch"]] = ContextVar("windlass_branch")
 
@@ -33,6 +40,16 @@ class Branch:
     def __init__(self, path: tuple[int, ...] = (), *, inside_step: str | None = None) -> None:
         self.path = path
         self.inside_step = inside_step
+        self.used = False
+        """It has taken a key: what it does is part of the run's history."""
+        self.waiting: Pending | None = None
+        """The durable wait that it is blocked on."""
+        self.joins: tuple[Branch, ...] = ()
+        """The threads whose end it is blocked on."""
+        self.pool: Any = None
+        """A thread's: the pool whose thread it is to be, if it is a pool's."""
+        self.started = False
+        self.over = False
         self._counts: Counter[str] = Counter()
         self._children = 0
         self._lock = threading.Lock()
@@ -45,6 +62,8 @@ class Branch:
         loop that is not ours). Keys taken there would depend on which was faster.
         """
         self._owner = (threading.get_ident(), id(task) if task is not None else 0)
+        if task is not None:
+            _OF_TASK[task] = self
 
     def key(self, name: str) -> str:
         """Return the key of the next step with this name.
@@ -58,6 +77,7 @@ class Branch:
             self._owner = here
         elif here != self._owner and not (alone and self._owner == (here[0], 0)):
             raise StepError(_beside(name, self._owner, here))
+        self.used = True
         self._counts[name] += 1
         count = self._counts[name]
         local = name if count == 1 else f"{name}#{count}"
@@ -76,6 +96,18 @@ def current() -> Branch | None:
     return _CURRENT.get(None)
 
 
+def of_task(task: "asyncio.Task[Any]") -> Branch | None:
+    """Return the branch that a task is."""
+    return _OF_TASK.get(task)
+
+
+def threads() -> "list[Branch]":
+    """Return the threads that may still do something: those whose call has begun, and those that can begin now."""
+    there = list(_THREADS)
+    busy = Counter(branch.pool for branch in there if branch.started and branch.pool is not None)
+    return [b for b in there if b.started or b.pool is None or busy[b.pool] < b.pool.size]
+
+
 def enter(branch: Branch) -> Any:
     """Make ``branch`` the current one; give what this returns to :func:`leave`."""
     return _CURRENT.set(branch)
@@ -86,19 +118,41 @@ def leave(token: Any) -> None:
     _CURRENT.reset(token)
 
 
-def as_thread(call: Callable[[], R]) -> Callable[[], R]:
+def as_thread(call: Callable[[], R]) -> tuple[Callable[[], R], Branch | None]:
     """Return ``call`` as something that a thread may run: a branch, numbered now, with the calling context."""
     context = copy_context()
     parent = current()
     branch = None if parent is None else parent.child()
+    if branch is not None:
+        _THREADS.add(branch)
 
     def run() -> R:
-        if branch is not None:
-            branch.claim()
-            enter(branch)
-        return call()
+        if branch is None:
+            return call()
+        branch.started = True
+        branch.claim()
+        enter(branch)
+        try:
+            return call()
+        finally:
+            branch.over = True
+            _THREADS.discard(branch)
 
-    return lambda: context.run(run)
+    return lambda: context.run(run), branch
+
+
+@contextmanager
+def joining(branches: Iterable[Branch]) -> Iterator[None]:
+    """Note that the calling branch waits for the end of these threads, and for nothing else."""
+    here = current()
+    if here is None:
+        yield
+        return
+    here.joins = tuple(branches)
+    try:
+        yield
+    finally:
+        here.joins = ()
 
 
 def task_factory(loop: "asyncio.AbstractEventLoop", coroutine: Any, **options: Any) -> "asyncio.Task[Any]":

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from windlass import protocol
-from windlass.errors import ValueTooLargeError
+from windlass.errors import RunSuspended, ValueTooLargeError
 from windlass.transport import Transport
 
 ANNOUNCE_AFTER: Final = 0.2
@@ -23,10 +23,11 @@ ANNOUNCE_AFTER: Final = 0.2
 class Running:
     """A step that was called, and whose body may run."""
 
-    def __init__(self, key: str, name: str, args_hash: str) -> None:
+    def __init__(self, key: str, name: str, args_hash: str, kind: protocol.StepKind = "step") -> None:
         self.key = key
         self.name = name
         self.args_hash = args_hash
+        self.kind = kind
         self.started = time.monotonic()
         self.announced = False
 
@@ -35,7 +36,13 @@ class Running:
         age = (time.monotonic() - self.started) * 1000
         duration = None if state == "running" else age
         return protocol.Step(
-            key=self.key, name=self.name, args_hash=self.args_hash, state=state, age_ms=age, duration_ms=duration
+            key=self.key,
+            name=self.name,
+            args_hash=self.args_hash,
+            state=state,
+            kind=self.kind,
+            age_ms=age,
+            duration_ms=duration,
         )
 
 
@@ -81,6 +88,14 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self.closed = False
         """The task function has ended."""
+        self.suspended = False
+        """The run waits without this process. What its code still does is not part of the run."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no step's body runs and nothing is on its way."""
+        with self._wake:
+            return not self._open and not self._queue and not self._sending.locked()
 
     def at_hand(self, key: str) -> bool:
         """Return whether nothing need be fetched to say if a step is finished, and with what result."""
@@ -109,7 +124,13 @@ class Checkpoints:
         return bytes(step.result) or b"null"
 
     def begin(self, running: Running) -> None:
-        """A step's body starts."""
+        """A step's body starts.
+
+        Raises:
+            RunSuspended: The run waits; this process is of no use to it any more.
+        """
+        if self.suspended:
+            raise RunSuspended
         with self._wake:
             running.started = time.monotonic()  # an asynchronous step may have been called long before
             self._open[running.key] = running
@@ -149,6 +170,11 @@ class Checkpoints:
         step.error = failure
         with self._sending:
             self._transport.save_steps([step])
+
+    def forget(self, running: Running) -> None:
+        """Something that leaves no trace if it does not end: it begins again with the next attempt."""
+        with self._wake:
+            self._open.pop(running.key, None)
 
     def close(self) -> None:
         """End the thread, after what is queued."""

@@ -9,6 +9,7 @@ from windlass.errors import WindlassError
 
 if TYPE_CHECKING:
     from windlass.checkpoints import Checkpoints
+    from windlass.waits import Waits
 
 
 class NotInRunError(WindlassError):
@@ -60,6 +61,8 @@ class Active:
     def __init__(self, run: CurrentRun, checkpoints: "Checkpoints") -> None:
         self.run = run
         self.checkpoints = checkpoints
+        self.waits: Waits
+        """Set before the code starts; it needs to know the attempt itself."""
         self.process = os.getpid()
         self.main_task: Any = None
         self.loop: Any = None

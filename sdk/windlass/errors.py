@@ -64,6 +64,14 @@ class DivergenceError(WindlassError):
     """History has this step with other arguments: the code or its inputs changed under the run."""
 
 
+class WaitError(WindlassError):
+    """A durable wait ended otherwise than it was meant to."""
+
+
+class WaitTimeoutError(WaitError):
+    """What was waited for did not come within the wait's timeout."""
+
+
 class ApiError(WindlassError):
     """The API refused a request.
 
@@ -105,6 +113,10 @@ class RunCancelled(BaseException):
 
     Not an ``Exception``: ``except Exception`` in user code must not swallow it.
     """
+
+
+class RunSuspended(BaseException):
+    """The run waits, and this process is of no use to it any more. Ends the process; not for user code."""
 
 
 class AttemptClosedError(BaseException):

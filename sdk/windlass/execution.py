@@ -8,9 +8,10 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -30,20 +31,24 @@ from windlass.errors import (
     SerializationError,
     ValueTooLargeError,
 )
+from windlass.liveness import Blocked, blocked
 from windlass.serialization import encode
 from windlass.steps import OURS, failure_of, text_of
 from windlass.tasks import Task
 from windlass.transport import Transport
+from windlass.waits import Waits
 
 _IMPORTLIB: Final = os.path.dirname(importlib.__file__) + os.sep  # noqa: PTH120 - as in steps
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of an attempt: exactly one of the two."""
+    """What came of an attempt: exactly one of the three, or nothing if it was closed."""
 
     complete: protocol.CompleteRequest | None = None
     fail: protocol.FailRequest | None = None
+    suspended: bool = False
+    """The run waits, and the API knows."""
 
 
 def preload(module: str) -> None:
@@ -145,8 +150,20 @@ def request_cancel() -> None:
             attempt.loop.call_soon_threadsafe(attempt.main_task.cancel)
 
 
-def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: Transport) -> Finished:
+def execute(
+    task: Task[Any, Any],
+    attempt: protocol.ClaimedAttempt,
+    transport: Transport,
+    leave: Callable[[], None] = lambda: None,
+) -> Finished:
     """Run an attempt and return what came of it.
+
+    Args:
+        task: What to call.
+        attempt: What the claim brought.
+        transport: To the API.
+        leave: Called once the run waits without this process, in a thread. It should end the process: code that is
+            left by an exception would clean up as if it had ended.
 
     Raises:
         AttemptClosedError: Another attempt may be running; nothing may be reported.
@@ -163,13 +180,14 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
     )
     checkpoints = Checkpoints(attempt, transport)
     activated = Active(run, checkpoints)
+    root = branches.Branch()
+    activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
     activate(activated)
     if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost
         _cancelled_early.raised = False
         run._cancelled.raised = True  # noqa: SLF001 - as in request_cancel
     if attempt.traceparent is not None and "opentelemetry.trace" in sys.modules:
         _join_trace(activated, attempt, attempt.traceparent)
-    root = branches.Branch()
     root.claim()
     token = branches.enter(root)
     try:
@@ -178,16 +196,30 @@ def execute(task: Task[Any, Any], attempt: protocol.ClaimedAttempt, transport: T
             with _forks_end_here():
                 value = _call(activated, root, task, args, kwargs)
         finally:
+            activated.waits.close()
             checkpoints.close()  # what is finished is saved, whatever comes of the rest
+        if checkpoints.suspended:
+            return Finished(suspended=True)
         return Finished(complete=_completed(encode(value, what="result"), transport))
     except BaseException as error:  # the edge between the user's code and us
         decisive = _decisive(error)
         if isinstance(decisive, AttemptClosedError):
             raise decisive from None
+        if checkpoints.suspended:
+            return Finished(suspended=True)
         return Finished(fail=_report(decisive, run))
     finally:
         branches.leave(token)
         activate(None)
+
+
+def _look(activated: Active, root: branches.Branch, answer: Callable[[Blocked | None], None]) -> None:
+    """Find out whether anything but waits is left; in the loop's thread, where there is a loop."""
+    if activated.loop is None:
+        answer(blocked(activated, root))
+        return
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the code has just ended by itself
+        activated.loop.call_soon_threadsafe(lambda: answer(blocked(activated, root)))
 
 
 def _join_trace(activated: Active, attempt: protocol.ClaimedAttempt, traceparent: str) -> None:

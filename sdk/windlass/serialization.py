@@ -122,6 +122,18 @@ def hash_arguments(signature: inspect.Signature, step: str, args: tuple[Any, ...
     return digest.hexdigest()[:16]
 
 
+def hash_value(value: Any, *, what: str) -> str:
+    """Return a hash of a value: the same for what is the same JSON.
+
+    Raises:
+        SerializationError: It cannot become JSON; the text names the place.
+    """
+    data = encode(value, what=what)
+    if b"{" in data:
+        data = json.dumps(json.loads(data), sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def annotations_of(function: Callable[..., Any]) -> tuple[inspect.Signature, Any]:
     """Return signature and return annotation, with annotations that are text resolved."""
     try:

@@ -1,10 +1,10 @@
-"""Threads that are branches of a run, so that steps in them keep their keys."""
+"""Threads that are branches of a run, so that steps in them keep their keys and waits in them hold no pod."""
 
 import concurrent.futures
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from windlass.branches import as_thread
+from windlass.branches import Branch, as_thread, joining
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,13 +14,47 @@ async def to_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     """Run a synchronous function in a thread, as a branch of the run. Like ``asyncio.to_thread``."""
     import asyncio
 
-    call = as_thread(lambda: function(*args, **kwargs))
-    return await asyncio.get_running_loop().run_in_executor(None, call)
+    call, branch = as_thread(lambda: function(*args, **kwargs))
+    with joining([branch] if branch is not None else []):
+        return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
 class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
-    """A thread pool whose calls are branches of the run, numbered in the order in which they are submitted."""
+    """A thread pool whose calls are branches of the run, numbered in the order in which they are submitted.
+
+    A run whose threads all wait durably holds no pod, as long as its main line waits for them by ``result()``, by
+    ``map()`` or by leaving the pool's ``with`` block.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._branches: list[Branch] = []
+        self.size: int = self._max_workers
+        """Threads at most."""
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> "concurrent.futures.Future[R]":
         """Run a call in a thread of the pool."""
-        return super().submit(as_thread(lambda: fn(*args, **kwargs)))
+        call, branch = as_thread(lambda: fn(*args, **kwargs))
+        if branch is not None:
+            branch.pool = self
+            self._branches.append(branch)
+        future = super().submit(call)
+        if branch is not None:
+            _note_joins(future, branch)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Wait for the threads; see the base class."""
+        with joining(self._branches if wait else []):
+            super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _note_joins(future: "concurrent.futures.Future[R]", branch: Branch) -> None:
+    """Let ``result`` tell that its caller waits for this branch alone. Not with a timeout: that may end first."""
+    plain = future.result
+
+    def result(timeout: float | None = None) -> R:
+        with joining([branch] if timeout is None else []):
+            return plain(timeout)
+
+    setattr(future, "result", result)  # noqa: B010 - on this one future

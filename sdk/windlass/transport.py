@@ -39,6 +39,14 @@ class Transport(Protocol):
         """Return finished steps after a cursor."""
         ...
 
+    def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
+        """Begin durable waits; return those of them, and of the ones named by key, that are over."""
+        ...
+
+    def suspend(self, waits: Sequence[str], groups: Sequence[Sequence[str]]) -> protocol.SuspendAnswer:
+        """End the attempt, whose code waits for one of these or for the last of a group."""
+        ...
+
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value."""
         ...
@@ -86,6 +94,24 @@ class HttpTransport:
         """Return finished steps after a cursor."""
         page = self._call("GET", f"/steps?after={quote(after, safe='')}", None)
         return msgspec.json.decode(page, type=protocol.StepsPage)
+
+    def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
+        """Begin durable waits; return those that are over.
+
+        Raises:
+            AttemptClosedError: Another attempt may be running.
+            ProtocolError: The API refused them.
+        """
+        request = protocol.WaitsRequest(waits=list(waits), keys=list(keys))
+        answer = self._call("POST", "/waits", msgspec.json.encode(request))
+        return msgspec.json.decode(answer, type=protocol.WaitsAnswer).over
+
+    def suspend(self, waits: Sequence[str], groups: Sequence[Sequence[str]]) -> protocol.SuspendAnswer:
+        """End the attempt of code that only waits."""
+        request = protocol.SuspendRequest(waits=list(waits), groups=[list(group) for group in groups])
+        return msgspec.json.decode(
+            self._call("POST", "/suspend", msgspec.json.encode(request)), type=protocol.SuspendAnswer
+        )
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value under its digest.

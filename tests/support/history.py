@@ -18,6 +18,9 @@ class History:
         self.steps: dict[str, protocol.Step] = {}
         self.blobs: dict[str, bytes] = {}
         self.pages: list[protocol.Step] = []
+        self.waits: dict[str, protocol.Wait] = {}
+        self.suspended: list[tuple[list[str], list[list[str]]]] = []
+        """What each suspension waited for, and in which groups."""
 
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         for one in steps:
@@ -27,6 +30,28 @@ class History:
 
     def load_steps(self, after: str) -> protocol.StepsPage:
         return protocol.StepsPage(steps=self.pages)
+
+    def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
+        for wait in waits:
+            if wait.key not in self.steps:
+                self.waits.setdefault(wait.key, wait)
+        return [self.steps[key] for key in [*(wait.key for wait in waits), *keys] if key in self.steps]
+
+    def suspend(self, waits: Sequence[str], groups: Sequence[Sequence[str]]) -> protocol.SuspendAnswer:
+        over = [self.steps[key] for key in waits if key in self.steps]
+        if over:
+            return protocol.SuspendAnswer(suspended=False, over=over)
+        self.suspended.append((sorted(waits), sorted(sorted(group) for group in groups)))
+        return protocol.SuspendAnswer(suspended=True)
+
+    def end_wait(self, key: str, result: Any = None, *, failure: protocol.Failure | None = None) -> None:
+        """Let a wait be over."""
+        wait = self.waits.pop(key)
+        self.steps[key] = protocol.Step(
+            key=key, name=wait.name, args_hash=wait.args_hash, kind=wait.kind, error=failure,
+            state="failed" if failure else "succeeded", durable=failure is not None,
+            result=protocol.ABSENT if failure else msgspec.Raw(json.dumps(result).encode()),
+        )  # fmt: skip
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         digest = hashlib.sha256(data).hexdigest()
@@ -38,7 +63,7 @@ class History:
 
     def run(self, function: Any, payload: Any = None, *, number: int = 1, paged: bool = False) -> Finished:
         """Run an attempt with this history."""
-        done = [s for s in self.steps.values() if s.state == "succeeded"]
+        done = [s for s in self.steps.values() if s.state == "succeeded" or s.durable]
         self.pages = done if paged else []
         attempt = protocol.ClaimedAttempt(
             attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
@@ -52,6 +77,12 @@ class History:
         finished = self.run(function, payload, **options)
         assert finished.complete is not None, finished.fail
         return json.loads(bytes(finished.complete.result))
+
+    def waits_for(self, function: Any, payload: Any = None, **options: Any) -> list[str]:
+        """Run an attempt that must suspend and return the keys that it waits for."""
+        finished = self.run(function, payload, **options)
+        assert finished.suspended, finished
+        return self.suspended[-1][0]
 
     def failure(self, function: Any, payload: Any = None, **options: Any) -> protocol.Failure:
         """Run an attempt that must fail and return why it did."""

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from windlass import protocol
 from windlass_operator import metrics
-from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
+from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError, UnauthorizedError
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.domain.waits import Blocked, explain
 from windlass_operator.ledger import waits
@@ -59,6 +59,8 @@ class WaitService:
         """
         _check(request)
         writer = await self._attempts.authenticate(token)
+        if writer.closed_at is not None:
+            raise AttemptClosedError
 
         async def work(connection: Connection) -> tuple[protocol.WaitsAnswer, bool]:
             begun = await waits.register(connection, writer, request.waits) if request.waits else set()
