@@ -187,7 +187,7 @@ async def test_the_status_of_a_resource_follows_its_run(world: World) -> None:
     await world.projection.project_due()
     status = world.cluster.statuses["order-1"]
     assert (status["state"], status["result"], status["runId"]) == ("Succeeded", {"ok": True}, str(run_id))
-    assert status["steps"] == {"succeeded": 1, "failed": 0, "running": 0}
+    assert status["steps"] == {"succeeded": 1, "failed": 0, "running": 0, "waiting": 0}
     assert [(c["type"], c["status"]) for c in status["conditions"]] == [("Succeeded", "True"), ("Finished", "True")]
     assert await world.projection.project_due() == 0
 

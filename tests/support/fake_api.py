@@ -25,7 +25,7 @@ def a_run(number: int = 1, **changes: Any) -> dict[str, Any]:
         "createdAt": "2030-01-01T08:00:00.000000Z",
         "state": "Running",
         "attempt": 1,
-        "steps": {"succeeded": 0, "failed": 0, "running": 0},
+        "steps": {"succeeded": 0, "failed": 0, "running": 0, "waiting": 0},
         **changes,
     }
 

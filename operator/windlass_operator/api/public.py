@@ -288,6 +288,7 @@ class PublicRoutes:
         items = [
             {
                 **msgspec.to_builtins(step_from_row(step), builtin_types=(msgspec.Raw,)),
+                "kind": step["kind"],
                 "startedAt": _time(step["started_at"]),
                 "finishedAt": _time(step["finished_at"]),
                 "attempt": step["attempt"],

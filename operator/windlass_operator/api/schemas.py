@@ -107,7 +107,9 @@ class Step(View):
     """Path of its branch, name and count within the branch."""
     name: str
     args_hash: str
-    state: Literal["running", "succeeded", "failed"]
+    kind: Literal["step", "sleep", "event", "token", "approval", "run"]
+    """What it is: a step of the code, or a durable wait of that kind."""
+    state: Literal["running", "waiting", "succeeded", "failed"]
     result: Any = None
     """What it returned, if it has at most 64 KiB of JSON."""
     result_ref: BlobRef | None = None
@@ -143,8 +145,9 @@ class Attempt(View):
     """An attempt of a run."""
 
     number: int
-    outcome: Literal["Succeeded", "Failed", "TimedOut", "Cancelled", "Lost", "Released"] | None
-    """Null while it is open. Lost: its pod or its lease; Released: its pod had to stop and gave the run back."""
+    outcome: Literal["Succeeded", "Failed", "TimedOut", "Cancelled", "Waiting", "Lost", "Released"] | None
+    """Null while it is open. Waiting: the run goes on in another one when a wait is over. Lost: its pod or its lease;
+    Released: its pod had to stop and gave the run back."""
     started_at: AwareDatetime
     ended_at: AwareDatetime | None
     error: StepError | None

@@ -100,6 +100,8 @@ class StepCounts(KubeModel):
     """Steps whose last try failed."""
     running: int = Field(0, ge=0)
     """Steps that are under way."""
+    waiting: int = Field(0, ge=0)
+    """Durable waits that are not over."""
 
 
 class BlobRef(KubeModel):

@@ -128,6 +128,7 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
             "succeeded": row["steps_succeeded"],
             "failed": row["steps_failed"],
             "running": row["steps_running"],
+            "waiting": row["steps_waiting"],
         },
         "currentStep": _word(row["current_step"]),
         "result": None if row["result"] is None else json.loads(row["result"]),

@@ -19,7 +19,7 @@ from windlass.errors import ApiError
 
 _SHOWN: Final = 10
 """Steps in sight: the newest. `windlass runs get` lists them all."""
-_MARKS: Final = {"succeeded": ("✓", "green"), "failed": ("✗", "red"), "running": ("•", "cyan")}
+_MARKS: Final = {"succeeded": ("✓", "green"), "failed": ("✗", "red"), "running": ("•", "cyan"), "waiting": ("…", "dim")}
 _STATES: Final = {"Succeeded": "green", "Failed": "red", "TimedOut": "red", "Cancelled": "yellow"}
 
 
@@ -79,7 +79,7 @@ class LiveView:
         grid.add_column(no_wrap=True, overflow="ellipsis", style="dim")
         for step in steps:
             mark, colour = _MARKS.get(step["state"], ("?", ""))
-            running = step["state"] == "running"
+            running = step["state"] in ("running", "waiting")
             passed = format_duration_of(time.monotonic() - self._since[step["key"]]) if running else output.took(step)
             said = output.outcome(step)[:200]
             grid.add_row(Text(f"  {mark}", style=colour), Text(step["key"]), Text(passed, style="dim"), Text(said))

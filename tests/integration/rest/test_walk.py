@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from tests.support.rest import ALICE, VIEWER, Answer, Rest, application
 from tests.support.world import World
+from windlass import protocol
 from windlass_operator.ledger.database import Database
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
@@ -56,7 +57,8 @@ def _filled(path: str, namespace: str = "shop", run: str = "order-1") -> str:
 def test_every_route_is_public_of_runners_or_open() -> None:
     assert {path for _, path, _ in ROUTES} - {path for _, path, _ in (*PUBLIC, *RUNTIME)} == OPEN
     assert {name for _, _, name in PUBLIC} == set(PERMISSIONS)
-    assert len(RUNTIME) == 11
+    told = re.findall(r"^(GET|PUT|POST) +(/runtime/\S+)", protocol.__doc__ or "", re.MULTILINE)
+    assert {(method, path.replace("..", "{sha256}")) for method, path in told} == {(m, p) for m, p, _ in RUNTIME}
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))

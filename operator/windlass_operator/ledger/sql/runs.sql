@@ -152,7 +152,8 @@ UPDATE run SET resource_uid = %(resource_uid)s, resource_generation = 1, resourc
 -- name: get_run
 SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
        coalesce(s.succeeded, 0) AS steps_succeeded, coalesce(s.failed, 0) AS steps_failed,
-       coalesce(s.running, 0) AS steps_running, s.current_step
+       coalesce(s.running, 0) AS steps_running,
+       coalesce(s.waiting, 0) AS steps_waiting, s.current_step
   FROM run JOIN project p ON p.id = run.project_id
   LEFT JOIN task_version v ON v.id = run.task_version_id
   LEFT JOIN LATERAL (SELECT pod.name AS pod_name FROM attempt JOIN pod ON pod.id = attempt.pod_id
@@ -160,6 +161,7 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
   LEFT JOIN LATERAL (SELECT count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
                             count(*) FILTER (WHERE state = 'failed') AS failed,
                             count(*) FILTER (WHERE state = 'running') AS running,
+                            count(*) FILTER (WHERE state = 'waiting') AS waiting,
                             max(name) FILTER (WHERE state = 'running') AS current_step
                        FROM step WHERE step.run_id = run.id) s ON true
  WHERE run.id = ANY(%(run_ids)s);
