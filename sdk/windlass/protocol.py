@@ -14,6 +14,7 @@ POST /runtime/v1/withdraw   hand back what a claim took, and take nothing more  
 POST /runtime/v1/heartbeat  keep leases, learn of cancellation                       none; tokens are in the body
 POST /runtime/v1/steps      save finished and running steps                          the attempt's token
 GET  /runtime/v1/steps      finished steps after a cursor                            the attempt's token
+GET  /runtime/v1/compensations what is left to undo of a run that will not succeed   the attempt's token
 POST /runtime/v1/waits      begin durable waits, and learn which are over            the attempt's token
 POST /runtime/v1/suspend    nothing but waits is left: end the attempt, keep the run the attempt's token
 POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
@@ -135,6 +136,8 @@ class Step(Message):
     """JSON of the returned value; empty when it is a blob or the step has not succeeded."""
     result_ref: BlobRef | None = None
     error: Failure | None = None
+    compensation: msgspec.Raw = ABSENT
+    """JSON of what undoes the step once it has succeeded; for the SDK alone to read. Never part of history."""
     kind: StepKind = "step"
     durable: bool = False
     """A failure that belongs to history: later attempts fail here in the same way instead of running the step again."""
@@ -143,6 +146,26 @@ class Step(Message):
     database's clock decides)."""
     duration_ms: Milliseconds | None = None
     """Milliseconds the body ran; absent while it runs."""
+
+
+class Compensation(Message):
+    """A finished step that is to be undone."""
+
+    key: Key
+    """Of the step; what undoes it is a step itself, with the key ``compensate/<key>``."""
+    name: Key
+    compensation: msgspec.Raw
+    """As the step was saved with it."""
+    result: msgspec.Raw = ABSENT
+    result_ref: BlobRef | None = None
+
+
+class CompensationsPage(Message):
+    """What is left to undo, the step that finished last first."""
+
+    compensations: list[Compensation] = []
+    more: bool = False
+    """There is more; ask again when these are undone."""
 
 
 class ClaimRequest(Message):
@@ -200,6 +223,12 @@ class ClaimedAttempt(Message):
     run_name: str | None = None
     """Name of the Run resource, if there is one."""
     tags: list[str] = []
+    compensating: bool = False
+    """The run has ended without success: undo what :attr:`compensate` lists, in its order, then ``complete``."""
+    compensate: list[Compensation] = []
+    """Up to :data:`STEPS_IN_CLAIM_LIMIT`, the step that finished last first."""
+    more_compensations: bool = False
+    """There is more: ``GET /runtime/v1/compensations`` when these are undone."""
 
 
 class ClaimResponse(Message):

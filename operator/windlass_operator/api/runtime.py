@@ -81,6 +81,7 @@ class RuntimeRoutes:
             ("GET", "/steps", self.load_steps),
             ("POST", "/waits", self.waits),
             ("POST", "/suspend", self.suspend),
+            ("GET", "/compensations", self.load_compensations),
             ("POST", "/complete", self.complete),
             ("POST", "/fail", self.fail),
             ("POST", "/release", self.release),
@@ -147,6 +148,10 @@ class RuntimeRoutes:
     async def suspend(self, request: Request) -> Response:
         """End an attempt whose code only waits."""
         return _json(await self._waits.suspend(bearer(request), await read_message(request, protocol.SuspendRequest)))
+
+    async def load_compensations(self, request: Request) -> Response:
+        """Return what is left to undo."""
+        return _json(await self._attempts.compensations(await self._attempts.authenticate(bearer(request))))
 
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""

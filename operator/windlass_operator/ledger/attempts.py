@@ -83,7 +83,7 @@ async def claim(
                 "lease": lease,
             },
         )
-        await runs.add_event(connection, row["id"], row["revision"], "Running", attempt=row["number"])
+        await runs.add_event(connection, row["id"], row["revision"], row["state"], attempt=row["number"])
         ids.append(attempt_id)
     if ids:
         await connection.execute(_SQL["pod_claimed"], {"pod_id": pod_id})

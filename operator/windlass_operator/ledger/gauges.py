@@ -1,6 +1,8 @@
 """What the ledger holds now, in numbers: a few statements that read only what is unfinished."""
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from windlass_operator.ledger.database import Database
@@ -34,13 +36,13 @@ class Counts:
 
 async def count(database: Database) -> Counts:
     """Look once."""
-    queued = await database.fetch(_SQL["queued_runs"]) + await database.fetch(_SQL["runs_without_task"])
-    runs = [((row["namespace"], row["task"], "Queued"), int(row["n"])) for row in queued]
-    open_runs = await database.fetch(_SQL["open_runs"])
-    runs += [((row["namespace"], row["task"], row["state"]), int(row["n"])) for row in open_runs]
+    found = [await database.fetch(_SQL[name]) for name in ("queued_runs", "runs_without_task", "open_runs")]
+    runs: Counter[tuple[str, str, str]] = Counter()
+    for row in chain(*found):  # one that is being compensated is in the queue or open, under the same state
+        runs[row["namespace"], row["task"], row["state"]] += int(row["n"])
     (ages,) = await database.fetch(_SQL["ages"])
     return Counts(
-        runs=runs,
+        runs=list(runs.items()),
         held={row["reason"]: int(row["n"]) for row in await database.fetch(_SQL["held_by_reason"])},
         pods={row["state"]: int(row["n"]) for row in await database.fetch(_SQL["pods_by_state"])},
         oldest_queued=ages["oldest_queued"],

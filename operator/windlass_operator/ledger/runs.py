@@ -1,21 +1,24 @@
 """Runs, their versions and events. Each function is one or a few statements on the caller's transaction."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
+from windlass_operator.domain.compensation import Ending
 from windlass_operator.domain.errors import ValueNotStoredError
 from windlass_operator.domain.ids import content_hash
 from windlass_operator.domain.pod_key import pod_key
 from windlass_operator.domain.run_state import RunEvent, RunState, transition
 from windlass_operator.domain.task_snapshot import DEFAULT_START_TIMEOUT, TaskSnapshot
+from windlass_operator.ledger import compensations
 from windlass_operator.ledger.database import Connection, Database, broken_reference
 from windlass_operator.ledger.queries import load
 
 _SQL: Final = load("runs")
+_CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class LockedRun:
     started_at: datetime | None
     now: datetime
     """The transaction's time: what it closes or ends, ends now."""
+    ending: Ending | None = None
+    """What it ends with, while it is being compensated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,9 @@ class Change:
     user_failures: int = 0
     infra_failures: int = 0
     running_ms: int = 0
+    compensation_failures: int = 0
+    failure_class: str | None = None
+    """Who has to answer for the end, if this is one; kept while the run is being compensated."""
     error: str | None = None
     result: Value = field(default_factory=Value)
     attempt: int | None = None
@@ -176,12 +184,13 @@ async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
     row = await (await connection.execute(_SQL["lock_run"], {"run_id": run_id})).fetchone()
     if row is None:
         return None
+    state = RunState(row["state"])
     return LockedRun(
         id=row["id"],
         project_id=row["project_id"],
         task=row["task"],
         version_id=row["task_version_id"],
-        state=RunState(row["state"]),
+        state=state,
         reason=row["reason"],
         attempts=row["attempts"],
         user_failures=row["user_failures"],
@@ -195,23 +204,39 @@ async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
         created_at=row["created_at"],
         started_at=row["started_at"],
         now=row["now"],
+        ending=await compensations.ending(connection, row) if state is RunState.COMPENSATING else None,
     )
 
 
 async def apply(connection: Connection, run: LockedRun, change: Change) -> RunState:
     """Write a decision: state, counts, event, queue entry and the wish to be projected. The run is locked.
 
+    A run that would end without success, and has finished steps that can be undone, is compensated first.
+
+    Returns:
+        The state that was written.
+
     Raises:
         IllegalTransitionError: The run's state has no such arrow.
         ValueNotStoredError: The result refers to a large value that is not stored.
     """
     state = transition(run.state, change.event)
+    ends_as: RunState | None = None
+    if await _must_compensate(connection, run, state):
+        ends_as, change = state, replace(change, event=RunEvent.COMPENSATE, delay=timedelta(0))
+        state = transition(run.state, change.event)
+    shown = run.ending if run.ending is not None and not state.final else change
     parameters = {
         "id": run.id,
         "revision": run.revision,
         "state": state.value,
-        "reason": change.reason,
-        "message": change.message,
+        "reason": shown.reason,  # while a run is being compensated: why it ends
+        "message": shown.message,
+        "ends_as": ends_as.value if ends_as else None,
+        "ends_reason": change.reason if ends_as else None,
+        "ends_message": change.message if ends_as else None,
+        "ends_class": change.failure_class if ends_as else None,
+        "compensation_failures": change.compensation_failures,
         "user_failures": change.user_failures,
         "infra_failures": change.infra_failures,
         "running_ms": change.running_ms,
@@ -226,11 +251,8 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
         cursor = await connection.execute(_SQL["change_run"], parameters)
     row = await cursor.fetchone()
     assert row is not None, "the row is locked, so its revision cannot have moved"
-    if change.event is RunEvent.RETRY:
-        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
-    elif run.state is RunState.QUEUED:
-        await connection.execute(_SQL["dequeue"], {"run_id": run.id})
-    if state.final:
+    await _queue(connection, run, state)
+    if state.final or ends_as is not None:
         await connection.execute(_SQL["drop_waits"], {"run_id": run.id})
     name = "RetryScheduled" if change.event is RunEvent.RETRY else state.value
     await add_event(
@@ -238,6 +260,24 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
     )
     await want_projection(connection, [run.id])
     return state
+
+
+async def _must_compensate(connection: Connection, run: LockedRun, state: RunState) -> bool:
+    """Whether a run that is about to reach ``state`` has finished steps to undo first."""
+    if not state.final or state is RunState.SUCCEEDED or run.ending is not None:
+        return False
+    return await compensations.any_not_undone(connection, run.id)
+
+
+async def _queue(connection: Connection, run: LockedRun, state: RunState) -> None:
+    """Give a run that may be claimed its entry in the queue, and take the entry of one that may not be any more."""
+    taken = None
+    if run.state in _CLAIMABLE:
+        taken = await (await connection.execute(_SQL["dequeue"], {"run_id": run.id})).fetchone()
+    # The entry of a queued run that we cannot take is in the hands of a claim that waits for the run: it finds what we
+    # make of it. One that is being compensated has none while its attempt is open.
+    if state in _CLAIMABLE and (taken is not None or run.state is not RunState.QUEUED):
+        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
 
 
 async def add_event(

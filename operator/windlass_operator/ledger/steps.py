@@ -47,7 +47,7 @@ async def save(database: Database, writes: list[StepWrite]) -> dict[tuple[UUID, 
 
 def _as_item(write: StepWrite, order: int) -> dict[str, object]:
     step = write.step
-    return {
+    item: dict[str, object] = {
         "ord": order,
         "attempt_id": write.attempt_id,
         "token_hash": write.token_hash.hex(),
@@ -64,6 +64,9 @@ def _as_item(write: StepWrite, order: int) -> dict[str, object]:
         "age": step.age_ms,
         "duration": step.duration_ms,
     }
+    if step.compensation and step.state == "succeeded":  # what did not succeed left nothing to undo
+        item["compensation"] = bytes(step.compensation).decode()
+    return item
 
 
 async def finished(connection: Connection, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:

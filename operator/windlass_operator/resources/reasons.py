@@ -247,6 +247,11 @@ class Reason(StrEnum):
         "The attempt ran for as long as attemptTimeout allows.",
         "Raise attemptTimeout, or find out which step takes the time. It is retried as a failure of the code.",
     )
+    COMPENSATION_FAILED = (
+        "CompensationFailed",
+        "The run has ended, and what some of its finished steps did could not be undone; the message names them.",
+        "Undo by hand what the named steps did; the events and the failed compensate/… steps say why it was not done.",
+    )
     CANCELLED = (
         "Cancelled",
         "Somebody asked for the end: spec.cancel, the API or the command line.",

@@ -132,8 +132,8 @@ class RunStatus(KubeModel):
     """Id of the run in the ledger, by which the API and the command line know it."""
     # No list of allowed values: a CRD that an upgrade kept must not refuse a state that the new release knows.
     state: Word | None = None
-    """Queued, Running, Cancelling, and at the end Succeeded, Failed, TimedOut or Cancelled. For people and columns;
-    programs wait for the conditions."""
+    """Queued, Running, Waiting, Suspended, Cancelling, Compensating, and at the end Succeeded, Failed, TimedOut or
+    Cancelled. For people and columns; programs wait for the conditions."""
     reason: Word | None = None
     """Why the run is not running, or why it ended as it did, in one word. The reference says what to do for each."""
     message: Message | None = None

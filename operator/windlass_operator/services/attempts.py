@@ -24,16 +24,17 @@ from windlass_operator.domain.errors import (
 from windlass_operator.domain.ids import token_hash
 from windlass_operator.domain.retry import Decision, RetryPolicy, Tally, after_failure, after_release
 from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import attempts, runs, steps
+from windlass_operator.ledger import attempts, compensations, runs, steps
 from windlass_operator.ledger.attempts import LockedAttempt, Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun, Value
-from windlass_operator.services import payloads
+from windlass_operator.services import compensation, payloads
 from windlass_operator.services.recorder import Ended, Recorder
 
 log = structlog.get_logger()
 
 _OUTCOMES: Final = {
+    RunEvent.SUCCEED: "Succeeded",
     RunEvent.RETRY: "Failed",
     RunEvent.FAIL: "Failed",
     RunEvent.TIME_OUT: "TimedOut",
@@ -141,9 +142,12 @@ class AttemptService:
     async def _describe(self, connection: Connection, row: dict[str, object], token: str) -> protocol.ClaimedAttempt:
         snapshot = runs.decode_snapshot(str(row["spec"]))
         run_id = UUID(str(row["run_id"]))
-        page = await page_of_steps(connection, run_id, after=0)
+        undoing = row["state"] == RunState.COMPENSATING.value
+        # What undoes a step has its own arguments with it, and needs no history.
+        page = protocol.StepsPage(steps=[]) if undoing else await page_of_steps(connection, run_id, after=0)
+        undo = await page_of_compensations(connection, run_id) if undoing else protocol.CompensationsPage()
         left = None
-        if snapshot.timeout is not None:
+        if snapshot.timeout is not None and not undoing:  # the run's time may be what it ended for
             left = max(1, round(snapshot.timeout.total_seconds() * 1000) - int(str(row["running_ms"])))
         payload, sha256 = row["payload"], row["payload_sha256"]
         return protocol.ClaimedAttempt(
@@ -170,6 +174,9 @@ class AttemptService:
             ),
             run_name=row["resource_name"] if isinstance(row["resource_name"], str) else None,
             tags=list(row["tags"]) if isinstance(row["tags"], list) else [],
+            compensating=undoing,
+            compensate=undo.compensations,
+            more_compensations=undo.more,
         )
 
     async def heartbeat(self, request: protocol.HeartbeatRequest) -> protocol.HeartbeatResponse:
@@ -218,10 +225,12 @@ class AttemptService:
             size=request.result_ref.size if request.result_ref else None,
         )
 
-        def change(_: LockedRun, attempt: LockedAttempt) -> Change:
+        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            if run.ending is not None:
+                return compensation.after_success(run.ending, attempt)
             return Change(event=RunEvent.SUCCEED, result=value, running_ms=attempt.running_ms, attempt=attempt.number)
 
-        return await self._end(token, change, outcome="Succeeded", failure=None)
+        return await self._end(token, change, outcome=None, failure=None)
 
     async def fail(self, token: str, request: protocol.FailRequest) -> protocol.Outcome:
         """End an attempt that failed; the retry rules decide what becomes of the run.
@@ -232,6 +241,8 @@ class AttemptService:
         retry_after = None if request.retry_after_ms is None else timedelta(milliseconds=request.retry_after_ms)
 
         def change(run: LockedRun, attempt: LockedAttempt) -> Change:
+            if run.ending is not None:
+                return compensation.after_failure(run.ending, attempt, request.failure, retry_after=retry_after)
             decision = after_failure(
                 run.snapshot.retry if run.snapshot else RetryPolicy(),
                 _tally(run, attempt),
@@ -276,6 +287,8 @@ class AttemptService:
         def change(run: LockedRun, attempt: LockedAttempt) -> Change:
             if if_expired and not attempt.expired:
                 raise _StillHeldError
+            if run.ending is not None:
+                return compensation.after_failure(run.ending, attempt, failure)
             policy = run.snapshot.retry if run.snapshot else RetryPolicy()
             return _change(after_failure(policy, _tally(run, attempt), failure_class, reason=reason), attempt, failure)
 
@@ -333,7 +346,7 @@ class AttemptService:
             assert run is not None, "an attempt has a run"
             change = await decide(connection, run, attempt)
             state = await runs.apply(connection, run, change)
-            end = Ended(run, attempt, change, state, outcome or _OUTCOMES[change.event], failure)
+            end = Ended(run, attempt, change, state, outcome or _outcome(run, change), failure)
             if self._record.wants_spans(run.traceparent):
                 # Read before the attempt closes: what was under way is forgotten then.
                 end.steps = await steps.of_attempt(connection, run.id, attempt.number, limit=_STEPS_IN_TRACE)
@@ -393,6 +406,14 @@ class AttemptService:
 
         return await self._database.transaction(work)
 
+    async def compensations(self, writer: Writer) -> protocol.CompensationsPage:
+        """Return what is left to undo of the writer's run: what was undone is not among it any more."""
+
+        async def work(connection: Connection) -> protocol.CompensationsPage:
+            return await page_of_compensations(connection, writer.run_id)
+
+        return await self._database.transaction(work)
+
 
 def _at_once(change: Callable[[LockedRun, LockedAttempt], Change]) -> Decide:
     """Return a decision that needs no more than the two rows."""
@@ -442,6 +463,35 @@ async def page_of_steps(connection: Connection, run_id: UUID, *, after: int) -> 
     return protocol.StepsPage(steps=page, next_steps=str(after) if len(rows) == _STEPS_PER_PAGE else None)
 
 
+async def page_of_compensations(connection: Connection, run_id: UUID) -> protocol.CompensationsPage:
+    """Return what is left to undo, newest first, up to the size that rides along with a claim."""
+    rows = await compensations.not_undone(connection, run_id, limit=_STEPS_PER_PAGE)
+    page: list[protocol.Compensation] = []
+    size = 0
+    for row in rows:
+        size += len(row["result"] or "") + len(row["compensation"]) + len(row["key"]) + 200
+        if page and size > protocol.STEPS_IN_CLAIM_LIMIT:
+            break
+        page.append(_compensation_from_row(row))
+    return protocol.CompensationsPage(compensations=page, more=bool(rows) and len(page) < rows[0]["n"])
+
+
+def _compensation_from_row(row: dict[str, Any]) -> protocol.Compensation:
+    return protocol.Compensation(
+        key=row["key"],
+        name=row["name"],
+        compensation=msgspec.Raw(row["compensation"].encode()),
+        result=protocol.ABSENT if row["result"] is None else msgspec.Raw(row["result"].encode()),
+        result_ref=_blob_ref(row),
+    )
+
+
+def _blob_ref(row: dict[str, Any]) -> protocol.BlobRef | None:
+    if row["result_sha256"] is None:
+        return None
+    return protocol.BlobRef(sha256=row["result_sha256"], size=row["result_size"])
+
+
 def step_from_row(row: dict[str, object]) -> protocol.Step:
     """Return a step as it travels."""
     result, sha256 = row["result"], row["result_sha256"]
@@ -467,6 +517,13 @@ def parse_token(token: str) -> tuple[UUID, bytes] | None:
         return None
 
 
+def _outcome(run: LockedRun, change: Change) -> str:
+    """Return how an attempt ended that this change follows from."""
+    if run.ending is None:
+        return _OUTCOMES[change.event]
+    return "Failed" if change.compensation_failures else compensation.OUTCOME
+
+
 def _tally(run: LockedRun, attempt: LockedAttempt) -> Tally:
     left = None
     if run.snapshot is not None and run.snapshot.timeout is not None:
@@ -490,6 +547,7 @@ def _change(
         user_failures=decision.user_failures,
         infra_failures=decision.infra_failures,
         running_ms=attempt.running_ms,
+        failure_class=failure.failure_class,
         error=msgspec.json.encode(failure).decode() if keep_error else None,
         attempt=attempt.number,
     )

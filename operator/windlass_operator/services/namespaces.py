@@ -58,7 +58,7 @@ class NamespaceService:
             if await self._namespaces.is_gone(project) and await self._is_our_cluster():
                 runs = await projects.unfinished_runs(self._database, project)
                 for run_id in runs:
-                    await self._runs.cancel(run_id, reason="ResourceDeleted", message="Its namespace was deleted.")
+                    await self._runs.end(run_id, reason="ResourceDeleted", message="Its namespace was deleted.")
                 log.info("runs of a deleted namespace cancelled", namespace=project.namespace, runs=len(runs))
                 count += len(runs)
         return count

@@ -123,7 +123,7 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "attempt": row["attempts"],
         "maxAttempts": runs.decode_snapshot(row["spec"]).retry.max_attempts if row["spec"] else None,
         "failures": {"user": row["user_failures"], "infra": row["infra_failures"]},
-        "nextAttemptAt": _time(row["available_at"]) if state is RunState.QUEUED and row["attempts"] else None,
+        "nextAttemptAt": _time(row["available_at"]) if _waits_for_attempt(state, row) else None,
         "steps": {
             "succeeded": row["steps_succeeded"],
             "failed": row["steps_failed"],
@@ -155,6 +155,13 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
             )
         ],
     }
+
+
+def _waits_for_attempt(state: RunState, row: Mapping[str, Any]) -> bool:
+    """Whether another attempt follows and has not begun."""
+    if state is RunState.COMPENSATING:
+        return not row["undoing"]
+    return state is RunState.QUEUED and bool(row["attempts"])
 
 
 def status_of_handle(row: Mapping[str, Any], handle: Mapping[str, Any]) -> dict[str, Any]:

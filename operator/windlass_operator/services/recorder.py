@@ -157,7 +157,9 @@ class Recorder:
         if self._send is not None:
             self._send(attempt_spans(run, attempt, end.steps, outcome=outcome, reason=cause, pod_name=end.pod_name))
         if state.final:
-            self.run_ended(run, state, reason=end.change.reason, failure_class=failure_class)
+            # What was undone meanwhile has not changed who answers for the end.
+            answers = failure_class if run.ending is None else run.ending.failure_class
+            self.run_ended(run, state, reason=end.change.reason, failure_class=answers)
 
     def run_ended(self, run: LockedRun, state: RunState, *, reason: str | None, failure_class: str | None) -> None:
         """A run reached its final state."""

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from windlass.durations import format_duration
+from windlass_operator.domain.compensation import FAILED_REASON
 from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
@@ -13,8 +14,12 @@ from windlass_operator.ledger import attempts, handles, logs, projection, run_li
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.run_lists import Order, RunFilter
 from windlass_operator.ledger.runs import Change, LockedRun
+from windlass_operator.services import compensation
 from windlass_operator.services.cursors import from_cursor, to_cursor
 from windlass_operator.services.recorder import Recorder
+
+_ENDING: Final = frozenset({RunState.CANCELLING, RunState.COMPENSATING})
+"""States that a cancellation changes nothing of: the run will not succeed, and is on its way to its end."""
 
 
 class RunService:
@@ -75,13 +80,17 @@ class RunService:
         return [rows[run_id] for run_id in ids if run_id in rows], more
 
     async def cancel(self, run_id: UUID, *, reason: str, message: str) -> RunState | None:
-        """Cancel a run. One that is final stays as it is. Returns the state afterwards, None if it is unknown."""
+        """Cancel a run; one that is final, or on its way to an end, stays as it is.
+
+        Returns:
+            The state afterwards, None if the run is unknown.
+        """
         touched: list[LockedRun] = []
 
         async def work(connection: Connection) -> RunState | None:
             touched.clear()
             run = await runs.lock(connection, run_id)
-            if run is None or run.state.final or run.state is RunState.CANCELLING:
+            if run is None or run.state.final or run.state in _ENDING:
                 return run.state if run else None
             touched.append(run)
             return await _cancel(connection, run, reason, message)
@@ -92,8 +101,8 @@ class RunService:
         return state
 
     def _cancelled(self, run: LockedRun, state: RunState | None, reason: str) -> None:
-        if state is not None and state.final:
-            self._record.run_ended(run, state, reason=reason, failure_class=None)
+        if state is not None:
+            self._ended(run, state, reason=reason, failure_class=None)
         self._changed(run.id)
 
     async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
@@ -115,7 +124,7 @@ class RunService:
             if run.state.final:
                 await projection.forget_resource(connection, run_id, resource_uid)
                 return None
-            if run.state is RunState.CANCELLING:
+            if run.state in _ENDING:
                 return None
             touched.append(run)
             return await _cancel(connection, run, reason, "Its Run resource was deleted.")
@@ -127,6 +136,8 @@ class RunService:
 
     async def fail_held(self) -> int:
         """Fail runs that a config problem has held for longer than their ``startTimeout``. Returns how many.
+
+        One that is being compensated ends as it would have, with ``CompensationFailed`` and what was not undone.
 
         A run whose pods have no problem any more is not held: its reason is taken back.
         """
@@ -144,20 +155,49 @@ class RunService:
 
             async def work(
                 connection: Connection, run_id: UUID = run_id, reason: str = reason, message: str = message
-            ) -> LockedRun | None:
+            ) -> tuple[LockedRun, RunState] | None:
                 run = await runs.lock(connection, run_id)
-                if run is None or run.state is not RunState.QUEUED or run.reason != reason:
+                if run is None or run.reason != reason:
                     return None
-                await runs.apply(connection, run, Change(event=RunEvent.FAIL, reason=reason, message=message))
-                return run
+                if run.ending is not None and not run.ending.claimed:
+                    change = compensation.given_up(run.ending, message)
+                elif run.state is RunState.QUEUED:
+                    change = Change(event=RunEvent.FAIL, reason=reason, message=message, failure_class="config")
+                else:
+                    return None
+                return run, await runs.apply(connection, run, change)
 
-            run = await self._database.transaction(work)
-            if run is None:
+            found = await self._database.transaction(work)
+            if found is None:
                 continue
             failed += 1
-            self._record.run_ended(run, RunState.FAILED, reason=reason, failure_class="config")
+            self._ended(*found, reason=reason, failure_class="config")
             self._changed(run_id)
         return failed
+
+    def _ended(self, run: LockedRun, state: RunState, *, reason: str, failure_class: str | None) -> None:
+        """Tell of a run that may have ended; one that was being compensated ended for what began that."""
+        if not state.final:
+            return
+        if run.ending is not None:
+            reason, failure_class = FAILED_REASON, run.ending.failure_class
+        self._record.run_ended(run, state, reason=reason, failure_class=failure_class)
+
+    async def end(self, run_id: UUID, *, reason: str, message: str) -> None:
+        """Cancel a run whose pods cannot start any more: what would have to be undone stays as it is, and is named."""
+        if await self.cancel(run_id, reason=reason, message=message) is not RunState.COMPENSATING:
+            return
+
+        async def work(connection: Connection) -> tuple[LockedRun, RunState] | None:
+            run = await runs.lock(connection, run_id)
+            if run is None or run.ending is None or run.ending.claimed:
+                return None  # an attempt is open: it ends with its pod, and we are called again
+            return run, await runs.apply(connection, run, compensation.given_up(run.ending, message))
+
+        found = await self._database.transaction(work)
+        if found is not None:
+            self._ended(*found, reason=reason, failure_class=None)
+            self._changed(run_id)
 
     async def _free(self, run_ids: list[UUID]) -> None:
         async def work(connection: Connection) -> list[UUID]:

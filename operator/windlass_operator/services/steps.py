@@ -57,6 +57,8 @@ class StepService:
             result = bytes(step.result)
             if result:
                 payloads.check_value(result, field=f"result of step {step.key[:100]!r}")
+            if step.compensation:
+                payloads.check_value(bytes(step.compensation), field=f"compensation of step {step.key[:100]!r}")
         run_id = await self._batch([StepWrite(*parsed, step=step) for step in request.steps])
         if run_id is None:
             Recorder.refused("steps")

@@ -18,10 +18,11 @@ WITH due AS MATERIALIZED (
      ORDER BY rank, run_id LIMIT %(n)s FOR UPDATE SKIP LOCKED),
 taken AS (
     DELETE FROM queue_entry USING due WHERE queue_entry.run_id = due.run_id RETURNING queue_entry.run_id)
-UPDATE run SET state = 'Running', reason = NULL, message = NULL, held_since = NULL, attempts = attempts + 1,
+UPDATE run SET state = CASE WHEN state = 'Compensating' THEN state ELSE 'Running' END, undoing = state = 'Compensating',
+       reason = ends_reason, message = ends_message, held_since = NULL, attempts = attempts + 1,
        started_at = coalesce(started_at, ledger_now()), revision = revision + 1
-  FROM taken WHERE run.id = taken.run_id AND run.state = 'Queued'
-RETURNING run.id, run.attempts AS number, run.revision;
+  FROM taken WHERE run.id = taken.run_id AND run.state IN ('Queued', 'Compensating')
+RETURNING run.id, run.attempts AS number, run.revision, run.state;
 
 -- name: open_attempt
 INSERT INTO attempt (id, run_id, number, pod_id, token_hash, lease_until)
@@ -42,7 +43,7 @@ UPDATE attempt SET token_hash = %(token_hash)s, lease_until = ledger_now() + %(l
 
 -- name: claimed_attempt
 SELECT a.id, a.number, a.started_at, run.available_at, run.id AS run_id, run.task, run.payload, run.payload_sha256, run.payload_size, run.running_ms,
-       run.tags, run.traceparent, run.resource_name, v.spec, p.namespace
+       run.state, run.tags, run.traceparent, run.resource_name, v.spec, p.namespace
   FROM attempt a JOIN run ON run.id = a.run_id JOIN task_version v ON v.id = run.task_version_id
   JOIN project p ON p.id = run.project_id WHERE a.id = ANY(%(ids)s) ORDER BY a.id;
 

@@ -1,12 +1,12 @@
 -- name: queued_runs
 -- From the queue, and not from the runs: finished ones would be read with them.
-SELECT p.namespace, run.task, count(*) AS n FROM queue_entry q JOIN run ON run.id = q.run_id JOIN project p ON p.id = run.project_id
- GROUP BY p.namespace, run.task;
+SELECT p.namespace, run.task, run.state, count(*) AS n FROM queue_entry q JOIN run ON run.id = q.run_id JOIN project p ON p.id = run.project_id
+ GROUP BY p.namespace, run.task, run.state;
 
 -- name: runs_without_task
 -- They wait for their Task and are in no queue.
-SELECT p.namespace, run.task, count(*) AS n FROM run JOIN project p ON p.id = run.project_id
- WHERE run.held_since IS NOT NULL AND run.task_version_id IS NULL GROUP BY p.namespace, run.task;
+SELECT p.namespace, run.task, run.state, count(*) AS n FROM run JOIN project p ON p.id = run.project_id
+ WHERE run.held_since IS NOT NULL AND run.task_version_id IS NULL GROUP BY p.namespace, run.task, run.state;
 
 -- name: open_runs
 SELECT p.namespace, run.task, run.state, count(*) AS n FROM attempt a JOIN run ON run.id = a.run_id

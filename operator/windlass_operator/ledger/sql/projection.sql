@@ -43,11 +43,11 @@ UPDATE run SET resource_hash = NULL WHERE id = %(run_id)s AND resource_uid IS NU
 
 -- name: unfinished_resources
 SELECT run.id, run.resource_name, run.resource_uid, p.namespace FROM run JOIN project p ON p.id = run.project_id
- WHERE run.finished_at IS NULL AND run.state <> 'Cancelling' AND run.resource_uid IS NOT NULL AND run.created_at < ledger_now() - %(age)s::interval
+ WHERE run.finished_at IS NULL AND run.state NOT IN ('Cancelling', 'Compensating') AND run.resource_uid IS NOT NULL AND run.created_at < ledger_now() - %(age)s::interval
 UNION ALL
 SELECT run.id, h.name, h.resource_uid, p.namespace
   FROM run_handle h JOIN run ON run.id = h.run_id JOIN project p ON p.id = run.project_id
- WHERE run.finished_at IS NULL AND run.state <> 'Cancelling' AND h.created_at < ledger_now() - %(age)s::interval;
+ WHERE run.finished_at IS NULL AND run.state NOT IN ('Cancelling', 'Compensating') AND h.created_at < ledger_now() - %(age)s::interval;
 
 -- name: take_epoch
 UPDATE leader SET epoch = epoch + 1, holder = %(holder)s, since = ledger_now() RETURNING epoch;

@@ -45,21 +45,25 @@ SELECT run.id, v.pod_key, run.created_at, run.available_at
   FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s;
 
 -- name: dequeue
--- Under the run's row lock, which every entry is inserted under. A claim locks the other way round: the entry that it has
+-- Answers a row if the entry was there for us to take. Under the run's row lock, which every entry is inserted under. A claim locks the other way round: the entry that it has
 -- taken is left to it, for it finds the run no longer Queued; to wait for it would be to wait in a circle.
-DELETE FROM queue_entry WHERE run_id IN (SELECT run_id FROM queue_entry WHERE run_id = %(run_id)s FOR UPDATE SKIP LOCKED);
+DELETE FROM queue_entry WHERE run_id IN (SELECT run_id FROM queue_entry WHERE run_id = %(run_id)s FOR UPDATE SKIP LOCKED)
+RETURNING run_id;
 
 -- name: lock_run
 SELECT run.id, run.project_id, run.task, run.task_version_id, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
        run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key,
-       p.namespace, run.traceparent, run.created_at, run.started_at, ledger_now() AS now
+       p.namespace, run.traceparent, run.created_at, run.started_at, ledger_now() AS now,
+       run.ends_as, run.ends_reason, run.ends_message, run.ends_class, run.compensation_failures, run.undoing
   FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;
 
 -- name: change_run
 -- Compare-and-set on the revision. No row: somebody else changed the run since it was read.
 UPDATE run SET state = %(state)s, reason = %(reason)s, message = %(message)s, revision = revision + 1,
        user_failures = user_failures + %(user_failures)s, infra_failures = infra_failures + %(infra_failures)s,
-       running_ms = running_ms + %(running_ms)s,
+       running_ms = running_ms + %(running_ms)s, compensation_failures = compensation_failures + %(compensation_failures)s,
+       ends_as = coalesce(%(ends_as)s, ends_as), ends_reason = coalesce(%(ends_reason)s, ends_reason),
+       ends_message = coalesce(%(ends_message)s, ends_message), ends_class = coalesce(%(ends_class)s, ends_class), undoing = false,
        error = coalesce(%(error)s, error),
        result = %(result)s, result_sha256 = %(result_sha256)s, result_size = %(result_size)s,
        available_at = CASE WHEN %(delay)s::interval IS NULL THEN available_at ELSE ledger_now() + %(delay)s::interval END,
@@ -89,11 +93,15 @@ SELECT DISTINCT p.uid, p.namespace, run.task FROM run JOIN project p ON p.id = r
  WHERE held_since IS NOT NULL AND task_version_id IS NULL LIMIT 200;
 
 -- name: set_reason
--- Why a queued run does not start. Written only when it differs, so a loop that looks every second writes nothing.
-UPDATE run SET reason = %(reason)s, message = %(message)s, revision = revision + 1,
+-- Why a run that waits in the queue does not start. Written only when it differs, so a loop that looks every second writes
+-- nothing. Where nothing holds a run that is being compensated, it shows why it ends.
+UPDATE run SET revision = revision + 1,
+       reason = CASE WHEN %(reason)s::text IS NULL THEN ends_reason ELSE %(reason)s END,
+       message = CASE WHEN %(reason)s::text IS NULL THEN ends_message ELSE %(message)s END,
        held_since = CASE WHEN %(reason)s::text IS NULL THEN NULL ELSE coalesce(held_since, ledger_now()) END
- WHERE id = ANY(%(run_ids)s) AND state = 'Queued'
-   AND (reason, message) IS DISTINCT FROM (%(reason)s, %(message)s)
+ WHERE id = ANY(%(run_ids)s) AND (state = 'Queued' OR state = 'Compensating' AND NOT undoing)
+   AND (reason, message) IS DISTINCT FROM (CASE WHEN %(reason)s::text IS NULL THEN ends_reason ELSE %(reason)s END,
+                                           CASE WHEN %(reason)s::text IS NULL THEN ends_message ELSE %(message)s END)
 RETURNING id, revision, resource_uid;
 
 -- name: held_runs
@@ -101,7 +109,7 @@ RETURNING id, revision, resource_uid;
 SELECT run.id, run.task, run.reason, run.message, run.held_since, v.spec, ledger_now() - run.held_since AS held_for,
        v.id IS NOT NULL AND k.reason IS NULL AS settled
   FROM run LEFT JOIN task_version v ON v.id = run.task_version_id LEFT JOIN pod_key k ON k.key = v.pod_key
- WHERE run.held_since IS NOT NULL AND run.state = 'Queued' ORDER BY run.held_since LIMIT 500;
+ WHERE run.held_since IS NOT NULL AND run.state IN ('Queued', 'Compensating') ORDER BY run.held_since LIMIT 500;
 
 -- name: add_event
 INSERT INTO event (run_id, n, type, attempt, reason, message)
@@ -116,7 +124,7 @@ ON CONFLICT (run_id) DO UPDATE SET revision = excluded.revision;
 -- name: note_progress
 -- Steps do not change the run's row; this makes their counts visible, at most once a second for a run.
 UPDATE run SET revision = revision + 1
- WHERE id = %(run_id)s AND state IN ('Running', 'Cancelling')
+ WHERE id = %(run_id)s AND state IN ('Running', 'Cancelling', 'Compensating')
    AND (resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = run.id)) RETURNING id;
 
 -- name: runs_by_resource
