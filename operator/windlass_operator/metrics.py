@@ -88,7 +88,7 @@ QUEUE_WAIT: Final = Histogram(
 )
 ATTEMPTS_ENDED: Final = Counter(
     "windlass_attempts_ended",
-    "Attempts that ended, by outcome: Succeeded, Failed, TimedOut, Cancelled, Waiting, Released, Lost.",
+    "Attempts that ended, by outcome: Succeeded, Failed, TimedOut, Cancelled, Waiting, Compensated, Released, Lost.",
     [*_TASK, "outcome"],
     registry=REGISTRY,
 )

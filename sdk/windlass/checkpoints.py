@@ -30,12 +30,14 @@ class Running:
         self.kind = kind
         self.started = time.monotonic()
         self.announced = False
+        self.compensation = b""
+        """What undoes the step, saved when it has succeeded; empty for most."""
 
     def as_step(self, state: protocol.StepState) -> protocol.Step:
         """Return the step as it travels."""
         age = (time.monotonic() - self.started) * 1000
         duration = None if state == "running" else age
-        return protocol.Step(
+        step = protocol.Step(
             key=self.key,
             name=self.name,
             args_hash=self.args_hash,
@@ -44,6 +46,9 @@ class Running:
             age_ms=age,
             duration_ms=duration,
         )
+        if self.compensation and state == "succeeded":
+            step.compensation = msgspec.Raw(self.compensation)
+        return step
 
 
 class _Queued:

@@ -37,6 +37,7 @@ class CurrentRun:
         tags: Its tags.
         traceparent: W3C trace context of this attempt, for spans of your own: they become its children. The variable
             ``TRACEPARENT`` has it too. None where neither Windlass nor the caller traces.
+        compensating: Whether finished steps are being undone: then the task function is not called, only compensations.
     """
 
     id: str
@@ -47,6 +48,7 @@ class CurrentRun:
     name: str | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
+    compensating: bool = False
     _cancelled: Flag = field(default_factory=Flag, repr=False, compare=False)
 
     @property

@@ -177,6 +177,7 @@ def execute(
         name=attempt.run_name,
         tags=tuple(attempt.tags),
         traceparent=attempt.traceparent,
+        compensating=attempt.compensating,
     )
     checkpoints = Checkpoints(attempt, transport)
     activated = Active(run, checkpoints)
@@ -191,10 +192,14 @@ def execute(
     root.claim()
     token = branches.enter(root)
     try:
-        args, kwargs = arguments_of(task, attempt, transport)
+        args, kwargs = ([], {}) if attempt.compensating else arguments_of(task, attempt, transport)
+        value: Any = None
         try:
             with _forks_end_here():
-                value = _call(activated, root, task, args, kwargs)
+                if attempt.compensating:
+                    _undo(activated, attempt, transport)
+                else:
+                    value = _call(activated, root, task, args, kwargs)
         finally:
             activated.waits.close()
             checkpoints.close()  # what is finished is saved, whatever comes of the rest
@@ -282,6 +287,13 @@ def _call(
         return await task.function(*args, **kwargs)
 
     return asyncio.run(main())
+
+
+def _undo(activated: Active, attempt: protocol.ClaimedAttempt, transport: Transport) -> None:
+    """Undo the finished steps of a run that will not succeed; its task function is not called any more."""
+    from windlass.compensating import undo_all  # late: most attempts undo nothing
+
+    undo_all(activated, attempt, transport)
 
 
 def _decisive(error: BaseException) -> BaseException:

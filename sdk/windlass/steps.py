@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from windlass import branches, protocol
 from windlass.checkpoints import Running
+from windlass.compensation import Compensation
 from windlass.context import Active, active
 from windlass.errors import DivergenceError, RunCancelled, StepError
 from windlass.serialization import annotations_of, decode, encode, hash_arguments
@@ -27,7 +28,7 @@ class Step(Generic[P, R]):
     annotation. Annotate steps that return models, or later attempts see plain dicts.
     """
 
-    def __init__(self, function: Callable[P, R], name: str | None) -> None:
+    def __init__(self, function: Callable[P, R], name: str | None, *, compensate: Any = None) -> None:
         if not inspect.isfunction(function):
             raise TypeError(f"@step wants a function, not {type(function).__name__}.")
         update_wrapper(self, function)
@@ -38,9 +39,10 @@ class Step(Generic[P, R]):
                 f"{self.name!r} cannot be a step's name: use 1 to 200 printable characters without '/' and '#'."
             )
         self.is_async = inspect.iscoroutinefunction(function)
+        self.compensation = None if compensate is None else Compensation(self, compensate)
 
     @cached_property
-    def _types(self) -> tuple[inspect.Signature, Any]:
+    def types(self) -> tuple[inspect.Signature, Any]:
         """Looked up at the first call: an annotation may name a class that the module defines further down."""
         return annotations_of(self.function)
 
@@ -80,8 +82,11 @@ class Step(Generic[P, R]):
                 f"Step {self.name!r} is called inside step {branch.inside_step!r}. Steps do not nest: "
                 f"call it from the task, or call {self.name}.function for the plain function."
             )
-        hashed = hash_arguments(self._types[0], self.name, args, kwargs)
-        return Running(branch.key(self.name), self.name, hashed)
+        hashed = hash_arguments(self.types[0], self.name, args, kwargs)
+        running = Running(branch.key(self.name), self.name, hashed)
+        if self.compensation is not None:
+            running.compensation = self.compensation.save(running.key, self.types[0], args, kwargs)
+        return running
 
     def _saved(self, attempt: Active, running: Running) -> tuple[bool, Any]:
         """Return whether history has the step, and its value.
@@ -99,7 +104,7 @@ class Step(Generic[P, R]):
                     "every attempt; take times, random numbers and answers of other systems from a step."
                 )
             data = attempt.checkpoints.value_of(saved)
-            return True, decode(data, self._types[1], what=f"saved result of step {running.key!r}")
+            return True, decode(data, self.types[1], what=f"saved result of step {running.key!r}")
         if attempt.run.cancelled:
             raise RunCancelled(f"The run was cancelled before step {running.key!r}.")
         return False, None
@@ -182,17 +187,21 @@ def _leave_out_ours(told: traceback.TracebackException) -> None:
 @overload
 def step(function: Callable[P, R], /) -> Step[P, R]: ...
 @overload
-def step(*, name: str | None = None) -> Callable[[Callable[P, R]], Step[P, R]]: ...
-def step(function: Any = None, /, *, name: str | None = None) -> Any:
+def step(
+    *, name: str | None = None, compensate: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+def step(function: Any = None, /, *, name: str | None = None, compensate: Any = None) -> Any:
     """Make a function a step: its result is saved, and a later attempt returns the saved result instead of running it.
 
     Args:
         function: A function, ``def`` or ``async def``.
         name: Name in history; the function's by default. Keep it when you rename the function.
+        compensate: A function, or a step, that undoes what this one did, should the run not succeed. Its parameters are
+            matched by name: ``result`` gets what the step returned, any other the step's argument of that name.
 
     Raises:
-        TypeError: Not a function, or a name that cannot be one.
+        TypeError: Not a function, a name that cannot be one, or a compensation that can never be called.
     """
     if function is not None:
         return Step(function, None)
-    return lambda wrapped: Step(wrapped, name)
+    return lambda wrapped: Step(wrapped, name, compensate=compensate)

@@ -47,6 +47,10 @@ class Transport(Protocol):
         """End the attempt, whose code waits for one of these or for the last of a group."""
         ...
 
+    def load_compensations(self) -> protocol.CompensationsPage:
+        """Return what is left to undo."""
+        ...
+
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value."""
         ...
@@ -112,6 +116,10 @@ class HttpTransport:
         return msgspec.json.decode(
             self._call("POST", "/suspend", msgspec.json.encode(request)), type=protocol.SuspendAnswer
         )
+
+    def load_compensations(self) -> protocol.CompensationsPage:
+        """Return what is left to undo of a run that will not succeed."""
+        return msgspec.json.decode(self._call("GET", "/compensations", None), type=protocol.CompensationsPage)
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value under its digest.

@@ -53,6 +53,33 @@ class History:
             result=protocol.ABSENT if failure else msgspec.Raw(json.dumps(result).encode()),
         )  # fmt: skip
 
+    def load_compensations(self) -> protocol.CompensationsPage:
+        return protocol.CompensationsPage(compensations=self.to_undo())
+
+    def to_undo(self) -> list[protocol.Compensation]:
+        """Return what the ledger would: steps with a compensation that is not finished, newest first."""
+        return [
+            protocol.Compensation(
+                key=s.key, name=s.name, compensation=s.compensation, result=s.result, result_ref=s.result_ref
+            )
+            for s in reversed(self.steps.values())
+            if s.compensation and s.state == "succeeded" and not self._undone(s.key)
+        ]
+
+    def _undone(self, key: str) -> bool:
+        undone = self.steps.get(f"compensate/{key}")
+        return undone is not None and undone.state == "succeeded"
+
+    def undo(self, function: Any, *, page: int = 1000, number: int = 2) -> Finished:
+        """Run an attempt that undoes the steps of this history, the first ``page`` of them in the claim."""
+        left = self.to_undo()
+        attempt = protocol.ClaimedAttempt(
+            attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
+            entrypoint="m:f", lease_ms=1, heartbeat_ms=1, compensating=True, compensate=left[:page],
+            more_compensations=len(left) > page,
+        )  # fmt: skip
+        return execute(function, attempt, self)
+
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         digest = hashlib.sha256(data).hexdigest()
         self.blobs[digest] = data

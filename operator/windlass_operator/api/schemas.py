@@ -11,6 +11,8 @@ from pydantic.alias_generators import to_camel
 
 from windlass_operator.resources.run import BlobRef, IdempotencyKey, RunStatus, Tag, TaskVersionNumber
 
+Outcome = Literal["Succeeded", "Failed", "TimedOut", "Cancelled", "Waiting", "Compensated", "Lost", "Released"]
+"""How an attempt ended."""
 _RESOURCE_ONLY = frozenset({"run_id", "observed_generation", "conditions"})
 """What a Run's status says of its resource."""
 
@@ -145,9 +147,9 @@ class Attempt(View):
     """An attempt of a run."""
 
     number: int
-    outcome: Literal["Succeeded", "Failed", "TimedOut", "Cancelled", "Waiting", "Lost", "Released"] | None
-    """Null while it is open. Waiting: the run goes on in another one when a wait is over. Lost: its pod or its lease;
-    Released: its pod had to stop and gave the run back."""
+    outcome: Outcome | None
+    """Null while it is open. Lost: its pod or its lease; Released: its pod had to stop and gave the run back; Waiting:
+    the code waits, and needs no pod for that; Compensated: it undid what was left of a run that did not succeed."""
     started_at: AwareDatetime
     ended_at: AwareDatetime | None
     error: StepError | None

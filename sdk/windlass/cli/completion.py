@@ -10,7 +10,8 @@ from windlass.cli.connect import Access
 
 PATIENCE: Final = 1.5
 """Seconds after which a person would rather type on."""
-STATES: Final = ("Queued", "Running", "Cancelling", "Succeeded", "Failed", "TimedOut", "Cancelled")
+_UNFINISHED: Final = ("Queued", "Running", "Waiting", "Suspended", "Cancelling", "Compensating")
+STATES: Final = (*_UNFINISHED, "Succeeded", "Failed", "TimedOut", "Cancelled")
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
