@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.runner import ONCE, beat_often, code, run_once, runner, said
+from tests.support.runner import beat_often, code, run_once, runner, said
 from tests.support.world import World
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_runner import exit_codes
@@ -146,8 +146,11 @@ async def test_a_run_that_is_cancelled_while_it_waits_for_its_retry_undoes_and_i
 
 
 async def test_a_run_whose_time_is_used_up_undoes_and_has_timed_out(world: World, url: str, place: Path) -> None:
-    body = sale(place, "await asyncio.sleep(60)", between="time.sleep(0.3)")
-    run_id = await submit(world, body, timeout=timedelta(seconds=1), retry=ONCE)
+    again = RetryPolicy(max_attempts=2, min_delay=timedelta(0))
+    then = "if current_run().attempt == 1: raise ValueError\n    await asyncio.sleep(600)"
+    run_id = await submit(world, sale(place, then, between="time.sleep(0.3)"), timeout=timedelta(hours=1), retry=again)
+    await run_once(world, url)
+    await world.database.fetch("UPDATE run SET running_ms = 3600000 RETURNING id")  # an hour has passed
     await run_once(world, url)
     assert (await world.get(run_id))["state"] == "Compensating"
     assert (await run_once(world, url))[0] == exit_codes.DONE

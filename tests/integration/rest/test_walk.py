@@ -81,6 +81,7 @@ RUNTIME_BODIES = {
     "/withdraw": b'{"claimId": "c", "podName": "p", "podUid": "u"}',
     "/steps": b'{"steps": [{"key": "a", "name": "a", "argsHash": "", "state": "running"}]}',
     "/logs": b'{"lines": [{"seq": 1, "stream": "stdout", "text": "x"}]}',
+    "/suspend": b'{"waits": ["a"]}',
     "/fail": b'{"failure": {"type": "a", "message": "b"}}',
 }
 
