@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _SERVE_EVERY: Final = 2.0
+_APART: Final = timedelta(milliseconds=50)
+"""From one look for pods to start, or statuses to write, to the next: each asks the ledger about everything."""
 _SEEN_BY_WATCH: Final = metrics.RUNS_OBSERVED.labels("watch")
 
 
@@ -177,8 +179,8 @@ class Operator:
         )
         self._tasks = TaskService(database, cluster, context.submissions)
         self._gauges = GaugeService(database)
-        self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1))
-        self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1))
+        self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
+        self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
         self._loops = [
             self._pod_loop,
             self._projection_loop,
@@ -221,6 +223,10 @@ class Operator:
             await self._imports.observe(body, deleted=deleted)
         finally:
             _SEEN_BY_WATCH.inc()
+
+    def shows_nothing_new(self, uid: str, generation: int, run_id: str | None) -> bool:
+        """Whether a Run that was not deleted says nothing that was not acted upon."""
+        return self._imports.shows_nothing_new(uid, generation, run_id)
 
     async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Task was seen, or its deletion."""

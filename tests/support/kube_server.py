@@ -48,6 +48,7 @@ class KubeServer:
         seen: The requests, in order.
         paused: The seconds that the client waited between tries. It did not really wait.
         client: A client of this server.
+        url: Where it listens.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,7 @@ class KubeServer:
         self.paused: list[float] = []
         self._script: deque[Scripted] = deque()
         self.client: KubeClient
+        self.url: str
 
     def will(self, *answers: Scripted) -> None:
         """Set the answers."""
@@ -88,7 +90,8 @@ async def kube_server(*, local_reviews: bool = False) -> AsyncIterator[KubeServe
     app.router.add_route("*", "/{path:.*}", kube.answer)
     server = TestServer(app)
     await server.start_server()
-    transport = Transport(Configuration(host=str(server.make_url("")).rstrip("/")))
+    kube.url = str(server.make_url("")).rstrip("/")
+    transport = Transport(Configuration(host=kube.url))
     kube.client = KubeClient(transport, local_reviews=local_reviews, pause=kube.pause)
     try:
         yield kube

@@ -46,3 +46,21 @@ async def test_a_part_that_fails_keeps_no_other_part_from_its_turn() -> None:
     with pytest.raises(RuntimeError, match="a fault"):
         await each(broken, fine, broken)
     assert done == ["fine"]
+
+
+async def test_a_crowd_of_wake_ups_shares_one_look_and_who_comes_alone_waits_for_nothing() -> None:
+    looks: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    async def work() -> None:
+        looks.append(clock())
+
+    loop = Loop("test", work, every=timedelta(hours=1), apart=timedelta(milliseconds=200))
+    running = asyncio.create_task(loop.run())
+    began = clock()
+    while len(looks) < 3:
+        loop.wake()
+        await asyncio.sleep(0.005)
+    assert looks[0] - began < 0.1
+    assert clock() - began >= 0.4, "two pauses lie between three looks"
+    running.cancel()

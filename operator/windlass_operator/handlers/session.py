@@ -1,4 +1,7 @@
-"""Kopf's way to the API server, with answers that are cut where they are too deep to read (see ``kube.shallow``)."""
+"""Kopf's way to the API server: what is too deep to read is cut, what tells us nothing new is taken out.
+
+See ``kube.shallow`` and ``handlers.echoes``.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -6,6 +9,7 @@ from typing import Any, cast
 import aiohttp
 import kopf
 
+from windlass_operator.handlers.echoes import ShowsNothingNew, without_echo
 from windlass_operator.kube.shallow import shallow
 from windlass_operator.kube.transport import json_body
 
@@ -13,8 +17,9 @@ from windlass_operator.kube.transport import json_body
 class _Lines:
     """The body of a watch: whole lines, each cut where it is too deep."""
 
-    def __init__(self, content: aiohttp.StreamReader) -> None:
+    def __init__(self, content: aiohttp.StreamReader, shows_nothing_new: ShowsNothingNew) -> None:
         self._content = content
+        self._shows_nothing_new = shows_nothing_new
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._content, name)
@@ -25,24 +30,29 @@ class _Lines:
             head, newline, tail = chunk.rpartition(b"\n")
             if newline:
                 for line in b"".join([*rest, head]).split(b"\n"):
-                    yield shallow(line) + newline
+                    yield without_echo(shallow(line), self._shows_nothing_new) + newline
                 rest = []
             rest.append(tail)
         if any(rest):
             yield shallow(b"".join(rest))
 
 
-class _Response(aiohttp.ClientResponse):
-    async def start(self, connection: Any) -> "_Response":
-        await super().start(connection)
-        self.content = cast("aiohttp.StreamReader", _Lines(self.content))
-        return self
+def _response(shows_nothing_new: ShowsNothingNew) -> type[aiohttp.ClientResponse]:
+    """Return the class of answers. Aiohttp makes them by itself, so what they need is in the class."""
 
-    async def json(self, **_: Any) -> Any:
-        return json_body(await self.read())
+    class Response(aiohttp.ClientResponse):
+        async def start(self, connection: Any) -> "Response":
+            await super().start(connection)
+            self.content = cast("aiohttp.StreamReader", _Lines(self.content, shows_nothing_new))
+            return self
+
+        async def json(self, **_: Any) -> Any:
+            return json_body(await self.read())
+
+    return Response
 
 
-def session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+def session(info: kopf.ConnectionInfo, shows_nothing_new: ShowsNothingNew) -> kopf.AiohttpSession:
     """Return how kopf reaches the API server. Made as kopf makes its own, but for the answers."""
     connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
     made = aiohttp.ClientSession(
@@ -50,7 +60,7 @@ def session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
         headers=info.as_http_headers(),
         proxy=info.proxy_url,
         trust_env=info.trust_env,
-        response_class=_Response,
+        response_class=_response(shows_nothing_new),
     )
     return kopf.AiohttpSession(
         server=info.server,

@@ -36,6 +36,10 @@ class Observers(Protocol):
         """A Run was seen, or its deletion."""
         ...
 
+    def shows_nothing_new(self, uid: str, generation: int, run_id: str | None) -> bool:
+        """Whether a Run that was not deleted says nothing that was not acted upon."""
+        ...
+
     async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Task was seen, or its deletion."""
         ...
@@ -53,7 +57,7 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     async def login(**details: Any) -> kopf.AiohttpSession | None:
         # A registry of our own has none of kopf's defaults.
         info = kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
-        return session(info) if info else None
+        return session(info, observers.shows_nothing_new) if info else None
 
     @kopf.on.event(GROUP, VERSION, "runs", registry=handlers)
     async def run_seen(event: Mapping[str, Any], **_: Any) -> None:

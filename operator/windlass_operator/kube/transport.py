@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import urlencode
+from urllib.request import getproxies_environment
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
@@ -54,6 +55,8 @@ class Transport:
         configuration.connection_pool_maxsize = CONNECTIONS
         # Python 3.13 demands extensions that many clusters' own authorities lack; kubectl and Go do not ask for them.
         configuration.disable_strict_ssl_verification = True
+        # Where it may be needed, the environment is asked for a proxy before each call, in a thread of its own.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
         self._api: Any = ApiClient(configuration)
         self._api.user_agent = "windlass-operator"
 

@@ -16,6 +16,7 @@ from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.batch import Batch
 from windlass_operator.services.runs import RunService
+from windlass_operator.services.settled import Settled
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
 
 log = structlog.get_logger()
@@ -78,6 +79,7 @@ class ImportService:
         self._runs = runs_service
         self._parse = parse
         self._refused: dict[str, str] = {}
+        self._settled = Settled()
         self._known: Batch[str, UUID | None] = Batch(self._look_up)
         self._importing = asyncio.Semaphore(_IMPORTS)
 
@@ -127,8 +129,19 @@ class ImportService:
         generation = meta.get("generation")
         if isinstance(generation, int) and generation > 1:
             await runs.see_generation(self._database, uid, generation, asked.spec_hash)
-        if asked.cancel and known is not None:
+        if known is None:
+            return  # imported by somebody else at the same moment
+        if asked.cancel:
             await self._runs.cancel(known, reason="Cancelled", message="spec.cancel is true.")
+        self._settled.note(uid, generation, known)
+
+    def shows_nothing_new(self, uid: str, generation: int, run_id: str | None) -> bool:
+        """Whether a resource that was not deleted says nothing that was not acted upon.
+
+        So it is with our own statuses when they come back as events: the same spec, and the right run in the status.
+        """
+        known = self._settled.run_of(uid, generation)
+        return known is not None and run_id == str(known)
 
     async def _mend_status(self, body: Mapping[str, Any], run_id: UUID) -> None:
         """Write a status again that names no run or another one: somebody else wrote it, or took it off.
@@ -162,6 +175,7 @@ class ImportService:
     async def _gone(self, uid: str, name: str, namespace: str) -> None:
         """A deletion was seen. Only a GET is proof: an event may belong to another watch, or be old."""
         self._refused.pop(uid, None)
+        self._settled.forget(uid)
         run_id = await self._known(uid)
         if run_id is None or await self._reader.run_uid(namespace, name) == uid:
             return
@@ -176,14 +190,18 @@ class ImportService:
         # Asked before the list: what is created between the two is in neither, and is seen by the next resync.
         believed = await projection.unfinished_resources(self._database, _SETTLED)
         missing = {row["resource_uid"]: row for row in believed}
+        seen: set[str] = set()
         bodies: list[dict[str, Any]] = []
         async for body in self._reader.each_run():  # never all of them in memory
-            missing.pop(str((body.get("metadata") or {}).get("uid")), None)
+            uid = str((body.get("metadata") or {}).get("uid"))
+            seen.add(uid)
+            missing.pop(uid, None)
             bodies.append(body)
             if len(bodies) == _LOOKS:
                 await self._look_at(bodies)
                 bodies = []
         await self._look_at(bodies)
+        self._settled.keep(seen)
         if len(missing) >= _MASS_MINIMUM and len(missing) > _MASS_ABSENCE * len(believed):
             log.error("most Run resources seem to be gone; nothing is cancelled", missing=len(missing))
             return
@@ -196,14 +214,36 @@ class ImportService:
         Raises:
             LedgerUnavailableError: Postgres is away; the next resync looks again.
         """
+        bodies = await self._unsettled(bodies)
         found = await asyncio.gather(*(self.observe(body) for body in bodies), return_exceptions=True)
-        _SEEN_BY_RESYNC.inc(len(bodies))
         for body, error in zip(bodies, found, strict=True):
             if isinstance(error, LedgerUnavailableError) or (error and not isinstance(error, Exception)):
                 raise error
             if error is not None:
                 uid = str((body.get("metadata") or {}).get("uid"))
                 log.warning("run not imported", uid=uid, error=str(error)[:300])
+
+    async def _unsettled(self, bodies: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return those that must be looked at as a whole; of the others, mend the statuses.
+
+        That a resource is settled is not taken on trust here: the ledger may be an older copy than it was.
+        """
+        _SEEN_BY_RESYNC.inc(len(bodies))
+        settled = {str(body["metadata"]["uid"]): run_id for body in bodies if (run_id := self._settled_run(body))}
+        found = await runs.by_resources(self._database, list(settled)) if settled else {}
+        rest = []
+        for body in bodies:
+            uid = (body.get("metadata") or {}).get("uid")
+            known = settled.get(uid) if isinstance(uid, str) else None
+            if known is None or found.get(str(uid)) != known:
+                rest.append(body)
+            else:
+                await self._mend_status(body, known)
+        return rest
+
+    def _settled_run(self, body: Mapping[str, Any]) -> UUID | None:
+        meta = body.get("metadata") or {}
+        return None if meta.get("deletionTimestamp") else self._settled.run_of(meta.get("uid"), meta.get("generation"))
 
 
 @dataclass(frozen=True, slots=True)

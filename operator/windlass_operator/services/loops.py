@@ -39,12 +39,22 @@ class Loop:
         work: Returns when it wants to be called again at the latest, or None for the usual time. ``timedelta(0)``
             means at once: there is more to do.
         every: The usual time; jittered, so that replicas do not look together.
+        apart: The shortest time from one call to the next. Who comes alone waits for nothing; a hundred changes in a
+            second share a few looks.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[timedelta | None]], *, every: timedelta) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[timedelta | None]],
+        *,
+        every: timedelta,
+        apart: timedelta = timedelta(0),
+    ) -> None:
         self._name = name
         self._work = work
         self._every = every
+        self._apart = apart.total_seconds()
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -59,6 +69,7 @@ class Loop:
         """
         failures = 0
         while True:
+            began = asyncio.get_running_loop().time()
             self._woken.clear()
             pause = self._every * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
             try:
@@ -84,3 +95,4 @@ class Loop:
                         await self._woken.wait()
                 except TimeoutError:
                     pass
+            await asyncio.sleep(began + self._apart - asyncio.get_running_loop().time())

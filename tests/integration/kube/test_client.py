@@ -151,6 +151,17 @@ class TestRetries:
             with pytest.raises(KubeUnavailableError, match="no answer within"):
                 await client.create(PODS, "shop", POD)
 
+    async def test_calls_go_through_the_proxy_that_the_environment_names(
+        self, kube: KubeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kube.will(Scripted(200, POD))
+        monkeypatch.setenv("HTTP_PROXY", kube.url)
+        client = KubeClient(
+            Transport(Configuration(host="http://kubernetes.invalid")), pause=lambda _: asyncio.sleep(0)
+        )
+        assert await client.get(PODS, "shop", "p") == POD
+        await client.close()
+
     async def test_an_answer_that_is_not_json_is_unavailable(self, kube: KubeServer) -> None:
         kube.will(Scripted(200, "<html>login</html>"))
         with pytest.raises(KubeUnavailableError, match="cannot be read"):
