@@ -35,6 +35,7 @@ from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
+from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Submission, SubmissionService
@@ -101,6 +102,7 @@ class Context:
         self.steps = StepService(self.database, self.changes)
         self.waits = WaitService(self.database, self.attempts, self.changes)
         self.runs = RunService(self.database, self.changes, record)
+        self.resumption = ResumeService(self.database, self.cluster.read_task, changed=self.changes)
         self.submissions = SubmissionService(
             self.database,
             self.cluster.read_task,

@@ -66,7 +66,13 @@ def application(context: Context) -> Any:
     """Return the ASGI application of a context."""
     authorizer = Authorizer(context.cluster, namespaces=context.config.namespaces)
     public = PublicRoutes(
-        authorizer, context.cluster, context.submissions, context.runs, context.blobs, context.changes
+        authorizer,
+        context.cluster,
+        context.submissions,
+        context.runs,
+        context.blobs,
+        context.changes,
+        context.resumption,
     )
     runtime = RuntimeRoutes(context.attempts, context.steps, context.waits, context.blobs, context.work, authorizer)
 

@@ -50,6 +50,11 @@ class Branch:
         """A thread's: the pool whose thread it is to be, if it is a pool's."""
         self.started = False
         self.over = False
+        self.place = 0
+        """Keys taken so far: right after :meth:`key`, the place of that key in the branch."""
+        self.settled = True
+        """Whether all that the code of this branch has seen stands in history, so that it must go the same way."""
+        self.parent: Branch | None = None
         self._counts: Counter[str] = Counter()
         self._children = 0
         self._lock = threading.Lock()
@@ -78,6 +83,7 @@ class Branch:
         elif here != self._owner and not (alone and self._owner == (here[0], 0)):
             raise StepError(_beside(name, self._owner, here))
         self.used = True
+        self.place += 1
         self._counts[name] += 1
         count = self._counts[name]
         local = name if count == 1 else f"{name}#{count}"
@@ -88,7 +94,19 @@ class Branch:
         with self._lock:
             number = self._children
             self._children += 1
-        return Branch((*self.path, number), inside_step=self.inside_step)
+        child = Branch((*self.path, number), inside_step=self.inside_step)
+        child.settled, child.parent = self.settled, self
+        return child
+
+    def unsettle(self) -> None:
+        """Note that a step of this branch has run just now: it may have ended otherwise than in an earlier attempt.
+
+        The code of this branch, and of those that wait for it, may go another way for it.
+        """
+        branch: Branch | None = self
+        while branch is not None and branch.settled:
+            branch.settled = False
+            branch = branch.parent
 
 
 def current() -> Branch | None:

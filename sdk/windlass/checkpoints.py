@@ -13,7 +13,9 @@ from typing import Final
 import msgspec
 
 from windlass import protocol
-from windlass.errors import RunSuspended, ValueTooLargeError
+from windlass.branches import Branch
+from windlass.errors import DivergenceError, RunSuspended, ValueTooLargeError
+from windlass.places import Places, other_arguments, other_step
 from windlass.transport import Transport
 
 ANNOUNCE_AFTER: Final = 0.2
@@ -21,13 +23,28 @@ ANNOUNCE_AFTER: Final = 0.2
 
 
 class Running:
-    """A step that was called, and whose body may run."""
+    """A step that was called, and whose body may run.
 
-    def __init__(self, key: str, name: str, args_hash: str, kind: protocol.StepKind = "step") -> None:
+    Args:
+        key: Its key.
+        name: Its name.
+        args_hash: Hash of its arguments.
+        kind: A step, or what kind of wait.
+        branch: Which has taken the key, just now.
+    """
+
+    def __init__(
+        self, key: str, name: str, args_hash: str, kind: protocol.StepKind = "step", branch: Branch | None = None
+    ) -> None:
         self.key = key
         self.name = name
         self.args_hash = args_hash
         self.kind = kind
+        self.branch = branch
+        self.place = None if branch is None else branch.place
+        self.settled = branch is not None and branch.settled
+        self.code_id: str | None = None
+        self.replaces = False
         self.started = time.monotonic()
         self.announced = False
         self.compensation = b""
@@ -43,6 +60,9 @@ class Running:
             args_hash=self.args_hash,
             state=state,
             kind=self.kind,
+            place=self.place,
+            code_id=self.code_id,
+            replaces=self.replaces,
             age_ms=age,
             duration_ms=duration,
         )
@@ -80,11 +100,16 @@ class Checkpoints:
     Args:
         attempt: What the claim brought.
         transport: To the API.
+        code_id: Of the code that runs.
     """
 
-    def __init__(self, attempt: protocol.ClaimedAttempt, transport: Transport) -> None:
+    def __init__(self, attempt: protocol.ClaimedAttempt, transport: Transport, code_id: str | None = None) -> None:
         self._transport = transport
+        self._run_id = attempt.run_id
+        self.code_id = code_id
         self._saved = {step.key: step for step in attempt.steps}
+        self._places = Places()
+        self._places.add(attempt.steps)
         self._next = attempt.next_steps
         self._sending = threading.Lock()
         self._wake = threading.Condition()
@@ -93,6 +118,8 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self.closed = False
         """The task function has ended."""
+        self.diverged: DivergenceError | None = None
+        """The code does not fit history: it goes no further, whatever it catches."""
         self.suspended = False
         """The run waits without this process. What its code still does is not part of the run."""
 
@@ -114,13 +141,65 @@ class Checkpoints:
         """
         found = self._saved.pop(key, None)
         while found is None and self._next is not None:
-            with self._sending:
-                if self._next is not None:
-                    page = self._transport.load_steps(self._next)
-                    self._saved.update({step.key: step for step in page.steps})
-                    self._next = page.next_steps
+            self._load_page()
             found = self._saved.pop(key, None)
         return found
+
+    def _load_page(self) -> None:
+        with self._sending:
+            if self._next is not None:
+                page = self._transport.load_steps(self._next)
+                self._saved.update({step.key: step for step in page.steps})
+                self._places.add(page.steps)
+                self._next = page.next_steps
+
+    def recall(self, running: Running) -> protocol.Step | None:
+        """Return what history has of a step that the code asks for; None: it is to be run.
+
+        Raises:
+            DivergenceError: History has another step at its place, or has it with other arguments.
+        """
+        self.insist()
+        saved = self.find(running.key)
+        running.code_id = self.code_id
+        self._refuse(self._other_place(running, saved))
+        if saved is not None:
+            self.check(running, saved)
+        return saved
+
+    def check(self, running: Running, saved: protocol.Step) -> None:
+        """Hold what the ledger has of a step against what the code asks for.
+
+        Raises:
+            DivergenceError: It was saved with other arguments, or is something else.
+        """
+        then, now = (saved.args_hash, saved.name, saved.kind), (running.args_hash, running.name, running.kind)
+        if then != now:
+            self._refuse(other_arguments(saved, running.name, running.args_hash, self.code_id, self._run_id))
+
+    def _refuse(self, found: DivergenceError | None) -> None:
+        self.diverged = self.diverged or found  # another thread may have found one
+        self.insist()
+
+    def insist(self) -> None:
+        """Raise the divergence that was found, also where the code has caught it: it got nothing of what it asked for.
+
+        Raises:
+            DivergenceError: As :meth:`recall` did.
+        """
+        if self.diverged is not None:
+            raise self.diverged
+
+    def _other_place(self, running: Running, saved: protocol.Step | None) -> DivergenceError | None:
+        if not running.settled or running.place is None:
+            return None
+        if saved is not None and saved.place not in (None, running.place):
+            while self._next is not None:  # the code has changed: what stands at its new place decides
+                self._load_page()
+        held = self._places.at(running.key, running.place)
+        if held is None or held[0] == running.key:
+            return None
+        return other_step(held, running.key, running.place, self.code_id, self._run_id)
 
     def value_of(self, step: protocol.Step) -> bytes:
         """Return the JSON of a finished step's result."""
@@ -147,8 +226,7 @@ class Checkpoints:
         Raises:
             ValueTooLargeError: Nothing keeps so large a result; the step has failed.
         """
-        with self._wake:
-            self._open.pop(running.key, None)
+        self._ended(running)
         step = running.as_step("succeeded")
         problem = self._attach(step, result)
         with self._sending:
@@ -169,8 +247,7 @@ class Checkpoints:
 
     def fail(self, running: Running, failure: protocol.Failure) -> None:
         """Record from synchronous code that a step's body failed. It runs again with the next attempt."""
-        with self._wake:
-            self._open.pop(running.key, None)
+        self._ended(running)
         step = running.as_step("failed")
         step.error = failure
         with self._sending:
@@ -189,9 +266,15 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
 
-    def _enqueue(self, running: Running, queued: _Queued) -> "Future[None]":
+    def _ended(self, running: Running) -> None:
         with self._wake:
             self._open.pop(running.key, None)
+        if running.branch is not None and running.kind == "step":
+            running.branch.unsettle()
+
+    def _enqueue(self, running: Running, queued: _Queued) -> "Future[None]":
+        self._ended(running)
+        with self._wake:
             self._queue.append(queued)
             self._start_thread()
             self._wake.notify()

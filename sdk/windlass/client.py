@@ -163,6 +163,20 @@ class Client:
         cancelled: dict[str, Any] = self.call("POST", _run(run, "cancel"))
         return cancelled
 
+    def resume(self, run: str, *, version: int | None = None) -> dict[str, Any]:
+        """Let a suspended run go on after its finished steps, and return it.
+
+        Args:
+            run: Its id, or the name of its resource.
+            version: Of its Task; the newest by default.
+
+        Raises:
+            ApiError: It is not suspended (code ``RunNotSuspended``), or the Task is not there.
+        """
+        body = {} if version is None else {"version": version}
+        resumed: dict[str, Any] = self.call("POST", _run(run, "resume"), body=body)
+        return resumed
+
     def result(self, run: str, timeout: str | timedelta | None = None) -> Any:
         """Wait for a run's end and return its result; see :meth:`RunHandle.result_sync`."""
         until = None if timeout is None else time.monotonic() + parse_duration(timeout).total_seconds()

@@ -61,7 +61,7 @@ class StepError(WindlassError):
 
 
 class DivergenceError(WindlassError):
-    """History has this step with other arguments: the code or its inputs changed under the run."""
+    """History has another step in this place, or this step with other arguments: the code changed under the run."""
 
 
 class WaitError(WindlassError):

@@ -19,6 +19,7 @@ import msgspec
 from windlass import branches, protocol
 from windlass.arguments import PayloadInvalidError, arguments_of
 from windlass.checkpoints import Checkpoints
+from windlass.code_ids import code_id
 from windlass.context import Active, CurrentRun, Flag, activate, active
 from windlass.durations import parse_duration
 from windlass.errors import (
@@ -179,7 +180,7 @@ def execute(
         traceparent=attempt.traceparent,
         compensating=attempt.compensating,
     )
-    checkpoints = Checkpoints(attempt, transport)
+    checkpoints = Checkpoints(attempt, transport, code_id(attempt.entrypoint, attempt.source))
     activated = Active(run, checkpoints)
     root = branches.Branch()
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
@@ -205,6 +206,7 @@ def execute(
             checkpoints.close()  # what is finished is saved, whatever comes of the rest
         if checkpoints.suspended:
             return Finished(suspended=True)
+        checkpoints.insist()
         return Finished(complete=_completed(encode(value, what="result"), transport))
     except BaseException as error:  # the edge between the user's code and us
         decisive = _decisive(error)
@@ -212,7 +214,7 @@ def execute(
             raise decisive from None
         if checkpoints.suspended:
             return Finished(suspended=True)
-        return Finished(fail=_report(decisive, run))
+        return Finished(fail=_report(checkpoints.diverged or decisive, run))
     finally:
         branches.leave(token)
         activate(None)

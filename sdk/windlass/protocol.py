@@ -77,6 +77,9 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Key = Annotated[str, msgspec.Meta(max_length=600)]
 """A name or key that people read and databases index: PostgreSQL's indexes take 2,700 bytes."""
 
+Place = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+CodeId = Annotated[str, msgspec.Meta(max_length=64)]
+
 LogStream = Literal["stdout", "stderr", "system"]
 StepState = Literal["running", "waiting", "succeeded", "failed"]
 StepKind = Literal["step", "sleep", "event", "token", "approval", "run"]
@@ -141,6 +144,12 @@ class Step(Message):
     kind: StepKind = "step"
     durable: bool = False
     """A failure that belongs to history: later attempts fail here in the same way instead of running the step again."""
+    place: Place | None = None
+    """The how-manieth key of its branch it has, from 1. None: not known, and code is not held to it."""
+    code_id: CodeId | None = None
+    """Hash of the code that saved it."""
+    replaces: bool = False
+    """It ran again because ``migrate`` of its task dropped the result that history had: this one takes its place."""
     age_ms: Milliseconds = 0.0
     """Milliseconds between the step's start and the moment this message was sent (durations, not clocks: only the
     database's clock decides)."""
@@ -296,6 +305,10 @@ class Wait(Message):
     """What it waits for: the name of an event, the id of a token or run."""
     detail: msgspec.Raw = ABSENT
     """JSON that the kind of wait defines."""
+    place: Place | None = None
+    """As for a step."""
+    code_id: CodeId | None = None
+    """As for a step."""
 
 
 class WaitsRequest(Message):

@@ -11,7 +11,7 @@ from windlass import branches, protocol
 from windlass.checkpoints import Running
 from windlass.compensation import Compensation
 from windlass.context import Active, active
-from windlass.errors import DivergenceError, RunCancelled, StepError
+from windlass.errors import RunCancelled, StepError
 from windlass.serialization import annotations_of, decode, encode, hash_arguments
 
 OURS: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - pathlib would cost milliseconds of every start
@@ -83,7 +83,7 @@ class Step(Generic[P, R]):
                 f"call it from the task, or call {self.name}.function for the plain function."
             )
         hashed = hash_arguments(self.types[0], self.name, args, kwargs)
-        running = Running(branch.key(self.name), self.name, hashed)
+        running = Running(branch.key(self.name), self.name, hashed, branch=branch)
         if self.compensation is not None:
             running.compensation = self.compensation.save(running.key, self.types[0], args, kwargs)
         return running
@@ -92,17 +92,11 @@ class Step(Generic[P, R]):
         """Return whether history has the step, and its value.
 
         Raises:
-            DivergenceError: History has it with other arguments.
+            DivergenceError: History has another step in its place, or has it with other arguments.
             RunCancelled: The run was cancelled; nothing new is started.
         """
-        saved = attempt.checkpoints.find(running.key)
+        saved = attempt.checkpoints.recall(running)
         if saved is not None:
-            if saved.args_hash != running.args_hash or saved.name != self.name:
-                raise DivergenceError(
-                    f"Step {running.key!r} was saved with other arguments (then {saved.args_hash}, now "
-                    f"{running.args_hash}): the code or its inputs changed since. Steps must get the same arguments in "
-                    "every attempt; take times, random numbers and answers of other systems from a step."
-                )
             data = attempt.checkpoints.value_of(saved)
             return True, decode(data, self.types[1], what=f"saved result of step {running.key!r}")
         if attempt.run.cancelled:

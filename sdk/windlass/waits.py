@@ -21,7 +21,6 @@ from windlass.checkpoints import Checkpoints, Running
 from windlass.context import Active, NotInRunError, active
 from windlass.durations import parse_duration
 from windlass.errors import (
-    DivergenceError,
     RunCancelled,
     RunSuspended,
     StepError,
@@ -58,8 +57,9 @@ class Pending:
         wait: What is sent when it begins.
     """
 
-    def __init__(self, attempt: Active, wait: protocol.Wait) -> None:
+    def __init__(self, attempt: Active, running: Running, wait: protocol.Wait) -> None:
         self._attempt = attempt
+        self._running = running
         self.wait = wait
         self.future: Future[protocol.Step] = Future()
         self.begun = False
@@ -84,7 +84,7 @@ class Pending:
 
     def result_sync(self) -> protocol.Step:
         """Do the same in synchronous code, which gets :class:`RunCancelled` when the run is cancelled."""
-        saved = self._attempt.checkpoints.find(self.wait.key)
+        saved = self._attempt.checkpoints.recall(self._running)
         if saved is not None:
             return self._ended(saved)
         branch = self._block()
@@ -107,7 +107,7 @@ class Pending:
         if saved is not None:
             self._ended(saved)
             return
-        checkpoints, running = self._attempt.checkpoints, self._running()
+        checkpoints, running = self._attempt.checkpoints, self._running
         checkpoints.begin(running)
         try:
             await asyncio.sleep(seconds)
@@ -118,11 +118,11 @@ class Pending:
 
     def in_process_sync(self, seconds: float) -> None:
         """Do the same in synchronous code."""
-        saved = self._attempt.checkpoints.find(self.wait.key)
+        saved = self._attempt.checkpoints.recall(self._running)
         if saved is not None:
             self._ended(saved)
             return
-        checkpoints, running = self._attempt.checkpoints, self._running()
+        checkpoints, running = self._attempt.checkpoints, self._running
         checkpoints.begin(running)
         try:
             until = time.monotonic() + seconds
@@ -138,16 +138,13 @@ class Pending:
         if self._attempt.run.cancelled:
             raise RunCancelled(f"The run was cancelled while it waited for {self.wait.key!r}.")
 
-    def _running(self) -> Running:
-        return Running(self.wait.key, self.wait.name, self.wait.args_hash, self.wait.kind)
-
     async def _saved(self) -> protocol.Step | None:
         import asyncio
 
-        checkpoints, key = self._attempt.checkpoints, self.wait.key
-        if checkpoints.at_hand(key):
-            return checkpoints.find(key)
-        return await asyncio.to_thread(checkpoints.find, key)  # the loop goes on meanwhile
+        checkpoints, running = self._attempt.checkpoints, self._running
+        if checkpoints.at_hand(running.key):
+            return checkpoints.recall(running)
+        return await asyncio.to_thread(checkpoints.recall, running)  # the loop goes on meanwhile
 
     def _block(self) -> "Branch":
         branch = branches.current()
@@ -160,14 +157,10 @@ class Pending:
         return branch
 
     def _ended(self, step: protocol.Step) -> protocol.Step:
-        wait = self.wait
-        if step.args_hash != wait.args_hash or step.kind != wait.kind:
-            raise DivergenceError(
-                f"Wait {wait.key!r} is a {step.kind} with other arguments in the run's history (then {step.args_hash}, "
-                f"now {wait.args_hash}): the code or its inputs changed since."
-            )
+        # One that an earlier attempt began keeps what it was begun with, and is in no history before it is over.
+        self._attempt.checkpoints.check(self._running, step)
         if step.state == "failed":
-            failure = step.error or protocol.Failure(type="WaitError", message=f"{wait.key} failed.")
+            failure = step.error or protocol.Failure(type="WaitError", message=f"{step.key} failed.")
             make = ERRORS.get(failure.type)
             raise make(step, failure) if make is not None else WaitError(failure.message)
         return step
@@ -309,17 +302,21 @@ def begin(
     """
     attempt = _attempt(name)
     branch = _branch(name)
+    hashed = hash_value(arguments, what=f"arguments of {name}")
+    running = Running(branch.key(name), name, hashed, kind, branch)
     wait = protocol.Wait(
-        key=branch.key(name),
+        key=running.key,
         name=name,
-        args_hash=hash_value(arguments, what=f"arguments of {name}"),
+        args_hash=hashed,
         kind=kind,
+        place=running.place,
+        code_id=attempt.checkpoints.code_id,
         due_in_ms=None if due_in is None else due_in.total_seconds() * 1000,
         due_at=None if due_at is None else due_at.astimezone(UTC).isoformat(),
         target=target,
         detail=protocol.ABSENT if detail is None else msgspec.Raw(msgspec.json.encode(detail)),
     )
-    return Pending(attempt, wait)
+    return Pending(attempt, running, wait)
 
 
 def _attempt(name: str) -> Active:

@@ -108,7 +108,7 @@ exit 1
     assert (await world.get(run_id))["state"] == "Queued"
     await finished(world, url, shim)
     row = await world.get(run_id)
-    assert (row["state"], row["reason"], row["result"]) == ("Failed", "Divergence", None)
+    assert (row["state"], row["reason"], row["result"]) == ("Suspended", "Divergence", None)
     assert "Step 'charge' was begun with other arguments" in row["message"]
 
 

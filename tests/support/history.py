@@ -25,7 +25,7 @@ class History:
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         for one in steps:
             before = self.steps.get(one.key)
-            if before is None or before.state != "succeeded":
+            if before is None or before.state != "succeeded" or (one.replaces and not before.replaces):
                 self.steps[one.key] = one
 
     def load_steps(self, after: str) -> protocol.StepsPage:
@@ -88,14 +88,16 @@ class History:
     def get_blob(self, ref: protocol.BlobRef) -> bytes:
         return self.blobs[ref.sha256]
 
-    def run(self, function: Any, payload: Any = None, *, number: int = 1, paged: bool = False) -> Finished:
-        """Run an attempt with this history."""
+    def run(
+        self, function: Any, payload: Any = None, *, number: int = 1, paged: bool = False, code: str | None = None
+    ) -> Finished:
+        """Run an attempt with this history. ``code`` is the text that its code id is made from."""
         done = [s for s in self.steps.values() if s.state == "succeeded" or s.durable]
         self.pages = done if paged else []
         attempt = protocol.ClaimedAttempt(
             attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
             entrypoint="m:f", lease_ms=1, heartbeat_ms=1, payload=msgspec.Raw(json.dumps(payload).encode()),
-            steps=[] if paged else done, next_steps="0" if paged else None,
+            steps=[] if paged else done, next_steps="0" if paged else None, source=code,
         )  # fmt: skip
         return execute(function, attempt, self)
 

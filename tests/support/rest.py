@@ -152,7 +152,9 @@ class Rest:
 
 def application(world: World, reviews: FakeReviews) -> Application:
     """Return the whole API over the services of a world."""
-    public = PublicRoutes(Authorizer(reviews), Namespaces(), world.submissions, world.runs, world.blobs, Changes())
+    public = PublicRoutes(
+        Authorizer(reviews), Namespaces(), world.submissions, world.runs, world.blobs, Changes(), world.resumption
+    )
     runtime = RuntimeRoutes(world.attempts, world.steps, world.waits, world.blobs, PollingSignal(), NobodyVouches())
 
     @asynccontextmanager

@@ -26,6 +26,7 @@ from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
+from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
@@ -146,6 +147,7 @@ class World:
         self.steps = StepService(database, progress_every=0)
         self.waits = WaitService(database, self.attempts)
         self.runs = RunService(database, record=record)
+        self.resumption = ResumeService(database, self.cluster.read_task)
         self.blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
         self.submissions = SubmissionService(
             database, self.cluster.read_task, self.blobs, release_namespace="windlass-system", record=record

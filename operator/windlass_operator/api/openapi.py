@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from windlass_operator.api.schemas import Error, TriggerRequest
+from windlass_operator.api.schemas import Error, ResumeRequest, TriggerRequest
 
 SUMMARY: Final = "Durable background tasks for Kubernetes."
 DESCRIPTION: Final = (
@@ -140,7 +140,11 @@ _REFUSALS: Final = {
         "system:serviceaccount:shop:web may not list runs.windlass.dev in namespace 'shop'.",
     ),
     404: ("There is no such thing in this namespace.", "RunNotFound", "Run 'order-1' is not in namespace 'shop'."),
-    409: ("The run ended without a result.", "RunFailed", f"Run {_ID} is Failed: ValueError: no such order"),
+    409: (
+        "The run's state does not allow it: it ended without a result, or is not suspended.",
+        "RunFailed",
+        f"Run {_ID} is Failed: ValueError: no such order",
+    ),
     413: ("The body is over 8 MiB.", "PayloadTooLarge", "The body has 9000000 bytes; the limit is 8388608."),
     415: (
         "The body is not declared as JSON.",
@@ -195,6 +199,22 @@ TRIGGER_BODY: Final[dict[str, Any]] = {
                 "examples": {
                     "payload": {"value": {"payload": {"orderId": 7}, "tags": ["eu"]}},
                     "nothing": {"summary": "All fields are optional.", "value": {}},
+                },
+            }
+        },
+    },
+}
+
+
+RESUME_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": ResumeRequest.model_json_schema(),
+                "examples": {
+                    "version": {"value": {"version": 4}},
+                    "newest": {"summary": "The newest version of the Task.", "value": {}},
                 },
             }
         },

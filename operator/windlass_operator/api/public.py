@@ -6,22 +6,31 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from windlass.durations import InvalidDurationError, parse_duration
 from windlass.protocol import BODY_LIMIT, DEPTH
 from windlass_operator.api.auth import Authorizer
 from windlass_operator.api.messages import read_body
-from windlass_operator.api.openapi import TRIGGER_BODY, answer, refusals
+from windlass_operator.api.openapi import RESUME_BODY, TRIGGER_BODY, answer, refusals
 from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery
 from windlass_operator.api.runtime import bearer
-from windlass_operator.api.schemas import AttemptPage, EventPage, LogPage, Run, RunPage, StepPage, TriggerRequest
+from windlass_operator.api.schemas import (
+    AttemptPage,
+    EventPage,
+    LogPage,
+    ResumeRequest,
+    Run,
+    RunPage,
+    StepPage,
+    TriggerRequest,
+)
 from windlass_operator.domain.errors import InvalidRequestError, TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
@@ -30,6 +39,7 @@ from windlass_operator.services import payloads
 from windlass_operator.services.attempts import step_from_row
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.projection import status_of
+from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.submission import Submission, SubmissionService
 
@@ -112,6 +122,7 @@ class PublicRoutes:
         runs: RunService,
         blobs: BlobService,
         changes: Changes,
+        resumption: ResumeService,
     ) -> None:
         self._authorizer = authorizer
         self._namespaces = namespaces
@@ -119,6 +130,7 @@ class PublicRoutes:
         self._runs = runs
         self._blobs = blobs
         self._changes = changes
+        self._resumption = resumption
 
     def router(self) -> APIRouter:
         """Return the routes for FastAPI."""
@@ -208,6 +220,15 @@ class PublicRoutes:
             },
         )
         add("POST", f"{items}/cancel", self.cancel, ("patch", ""), {202: run, **refusals()}, status_code=202)
+        add(
+            "POST",
+            f"{items}/resume",
+            self.resume,
+            ("patch", ""),
+            {202: run, **refusals(409, 415, 422)},
+            status_code=202,
+            openapi_extra=RESUME_BODY,
+        )
         return router
 
     def _permit(self, verb: str, subresource: str) -> Callable[..., Awaitable[None]]:
@@ -239,7 +260,7 @@ class PublicRoutes:
         value = await self._submissions.large.run(
             lambda: payloads.parse(data, field="body", depth=depth), size=len(data)
         )
-        body = _trigger_request(value)
+        body = _body_of(TriggerRequest, "trigger", value)
         wanted = Submission(
             task=task,
             payload=body.payload,
@@ -377,6 +398,20 @@ class PublicRoutes:
         await self._runs.cancel(row["id"], reason="Cancelled", message="Cancelled through the API.")
         return _json(run_json(await self._runs.get(project, str(row["id"]))), 202)
 
+    async def resume(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """Resume a suspended run.
+
+        It goes on after its finished steps, with the newest version of its Task or the one that the body names.
+        """
+        project = _project(request)
+        row = await self._runs.get(project, run)
+        data = await read_body(request, BODY_LIMIT)
+        if data:
+            require_json(request)
+        body = _body_of(ResumeRequest, "resume", payloads.parse(data or b"{}", field="body"))
+        await self._resumption.resume(project, row["id"], row["task"], body.version)
+        return _json(run_json(await self._runs.get(project, str(row["id"]))), 202)
+
     async def _value(self, project: Project, row: Mapping[str, Any], name: Literal["payload", "result"]) -> Response:
         """Return a JSON value of a run as it was stored: neither decoded nor encoded again."""
         data: bytes | str = row[name] or "null"
@@ -445,19 +480,23 @@ def _project(request: Request) -> Project:
     return project
 
 
-def _trigger_request(value: Any) -> TriggerRequest:
+B = TypeVar("B", bound=BaseModel)
+
+
+def _body_of(model: type[B], what: str, value: Any) -> B:
+    """Return a request's body as its model."""
     try:
-        return TriggerRequest.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])[:60] or "body"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(TriggerRequest.model_fields)
+        known = ", ".join(model.model_fields)
         raise InvalidRequestError(
-            f"{where!r} is not a field of a trigger request.", field=where, hint=f"The fields are {known}."
+            f"{where!r} is not a field of a {what} request.", field=where, hint=f"The fields are {known}."
         )
     raise InvalidRequestError(
-        f"The body is not a trigger request: {where}: {first['msg'].removeprefix('Value error, ')}", field=where
+        f"The body is not a {what} request: {where}: {first['msg'].removeprefix('Value error, ')}", field=where
     )
 
 

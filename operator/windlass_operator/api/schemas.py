@@ -11,7 +11,9 @@ from pydantic.alias_generators import to_camel
 
 from windlass_operator.resources.run import BlobRef, IdempotencyKey, RunStatus, Tag, TaskVersionNumber
 
-Outcome = Literal["Succeeded", "Failed", "TimedOut", "Cancelled", "Waiting", "Compensated", "Lost", "Released"]
+Outcome = Literal[
+    "Succeeded", "Failed", "TimedOut", "Cancelled", "Waiting", "Suspended", "Compensated", "Lost", "Released"
+]
 """How an attempt ended."""
 _RESOURCE_ONLY = frozenset({"run_id", "observed_generation", "conditions"})
 """What a Run's status says of its resource."""
@@ -52,6 +54,21 @@ class TriggerRequest(BaseModel):
         if len(set(tags)) != len(tags):
             raise ValueError("a tag stands twice")
         return tags
+
+
+class ResumeRequest(BaseModel):
+    """With what a suspended run goes on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    version: TaskVersionNumber | None = None
+    """A version of the Task; the current one by default."""
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """As for a trigger."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class _RunHead(View):
@@ -116,6 +133,12 @@ class Step(View):
     """What it returned, if it has at most 64 KiB of JSON."""
     result_ref: BlobRef | None = None
     error: StepError | None = None
+    place: int | None = None
+    """The how-manieth call of its branch it was, from 1."""
+    code_id: str | None = None
+    """Hash of the code that saved it."""
+    replaces: bool = False
+    """It ran again, because the task's `migrate` dropped an earlier result."""
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
     attempt: int
@@ -149,7 +172,8 @@ class Attempt(View):
     number: int
     outcome: Outcome | None
     """Null while it is open. Lost: its pod or its lease; Released: its pod had to stop and gave the run back; Waiting:
-    the code waits, and needs no pod for that; Compensated: it undid what was left of a run that did not succeed."""
+    the code waits, and needs no pod for that; Suspended: its code does not fit history; Compensated: it undid what was
+    left of a run that did not succeed."""
     started_at: AwareDatetime
     ended_at: AwareDatetime | None
     error: StepError | None

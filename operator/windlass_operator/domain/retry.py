@@ -16,6 +16,9 @@ INFRA_BUDGET: Final = 10
 Its own budget: losing a node must not use up the attempts that the user set for the code's own failures.
 """
 
+DIVERGENCE: Final = "Divergence"
+"""Reason of a failure that no attempt can mend and that is nobody's failed work: the code does not fit history."""
+
 _INFRA_DELAY: Final = timedelta(seconds=1)
 _INFRA_DELAY_MAX: Final = timedelta(seconds=30)
 
@@ -88,7 +91,7 @@ def after_failure(
         policy: The task's retry policy.
         tally: Counts before this failure.
         failure_class: ``user`` and ``timeout`` count against ``maxAttempts``, ``infra`` against its own budget,
-            ``permanent`` is never retried.
+            ``permanent`` is never retried; a divergence suspends the run.
         reason: What the status shows if the run fails now.
         retry_after: The user's own delay (``RetryAt``) instead of the backoff.
         run_timed_out: The running time over all attempts is used up.
@@ -106,6 +109,8 @@ def after_failure(
     spent = tally.running_time_left is not None and tally.running_time_left <= timedelta(0)
     if run_timed_out or spent:
         return decide(RunEvent.TIME_OUT, "TimedOut")
+    if failure_class == "permanent" and reason == DIVERGENCE:  # no attempt is used: other code may go on from here
+        return Decision(RunEvent.SUSPEND, DIVERGENCE)
     if failure_class in ("permanent", "config"):
         return decide(RunEvent.FAIL, reason)
     if infra:

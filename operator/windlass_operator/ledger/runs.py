@@ -20,6 +20,9 @@ from windlass_operator.ledger.queries import load
 _SQL: Final = load("runs")
 _CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 
+_EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed"}
+"""What is called otherwise than the state it leads to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -254,7 +257,7 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
     await _queue(connection, run, state)
     if state.final or ends_as is not None:
         await connection.execute(_SQL["drop_waits"], {"run_id": run.id})
-    name = "RetryScheduled" if change.event is RunEvent.RETRY else state.value
+    name = _EVENTS.get(change.event, state.value)
     await add_event(
         connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message
     )
@@ -312,6 +315,11 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
     await add_event(connection, run_id, row["revision"], "TaskFound")
     await want_projection(connection, [run_id])
     return True
+
+
+async def use_version(connection: Connection, run_id: UUID, version: Version) -> None:
+    """Let a locked run that is in no queue go on with another version of its Task."""
+    await connection.execute(_SQL["use_version"], {"run_id": run_id, "task_version_id": version.id})
 
 
 async def set_reason(

@@ -61,6 +61,9 @@ def _as_item(write: StepWrite, order: int) -> dict[str, object]:
         "error": msgspec.json.encode(step.error).decode() if step.error else None,
         "kind": step.kind,
         "durable": step.durable,
+        "place": step.place,
+        "code_id": step.code_id,
+        "replaces": step.replaces,
         "age": step.age_ms,
         "duration": step.duration_ms,
     }

@@ -86,6 +86,8 @@ def _as_item(wait: protocol.Wait, order: int) -> dict[str, object]:
         "due_at": wait.due_at,
         "target": wait.target,
         "detail": bytes(wait.detail).decode() or None,
+        "place": wait.place,
+        "code_id": wait.code_id,
     }
 
 

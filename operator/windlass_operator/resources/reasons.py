@@ -103,8 +103,8 @@ class Reason(StrEnum):
     )
     DIVERGENCE = (
         "Divergence",
-        "The code asked for a step with other arguments than the ones its saved result belongs to.",
-        "Make the code between steps repeatable (time, random numbers and outside reads go into steps); run again.",
+        "The code asks for another step, or other arguments, than history has there; the message names both.",
+        "Apply code that fits, or give the task a migrate= function, and `windlass runs resume` it; or cancel it.",
     )
 
     # The code waits

@@ -40,6 +40,7 @@ _OUTCOMES: Final = {
     RunEvent.TIME_OUT: "TimedOut",
     RunEvent.CONFIRM_CANCEL: "Cancelled",
     RunEvent.WAIT: "Waiting",
+    RunEvent.SUSPEND: "Suspended",
 }
 _STEPS_PER_PAGE: Final = 500
 _STEPS_IN_TRACE: Final = 2000
@@ -505,6 +506,9 @@ def step_from_row(row: dict[str, object]) -> protocol.Step:
         result=protocol.ABSENT if result is None else msgspec.Raw(str(result).encode()),
         result_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["result_size"]))) if sha256 else None,
         error=steps.decode_error(row["error"] if isinstance(row["error"], str) else None),
+        place=row["place"] if isinstance(row["place"], int) else None,
+        code_id=row["code_id"] if isinstance(row["code_id"], str) else None,
+        replaces=bool(row["replaced"]),
     )
 
 

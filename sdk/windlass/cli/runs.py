@@ -1,4 +1,4 @@
-"""``windlass runs``: list, get, logs, cancel."""
+"""``windlass runs``: list, get, logs, cancel, resume."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -56,6 +56,15 @@ Examples:
   windlass runs cancel order-1 && windlass runs get order-1 --watch
 """
 
+_RESUME: Final = """
+\b
+Examples:
+  # After the corrected Task is applied
+  windlass runs resume order-1
+  # With an earlier version of it
+  windlass runs resume order-1 --version 3
+"""
+
 _output: Final = click.option(
     "--output", "-o", "form", type=click.Choice([*Form]), default=Form.table, help="How to print it. Default: table."
 )
@@ -64,7 +73,7 @@ _watch: Final = click.option("--watch", "-w", is_flag=True, help="Go on, and sho
 
 @click.group()
 def runs() -> None:
-    """List, read and cancel runs."""
+    """List, read, cancel and resume runs."""
 
 
 @runs.command("list", epilog=_EXAMPLES)
@@ -223,6 +232,21 @@ def cancel_run(access: Access, run: str) -> None:
     if found["state"] in FINAL_STATES and found["state"] != "Cancelled":
         output.tell(f"run {found['id']} had already ended: {found['state']}")
         return
+    output.say(f"{found['id']} {found['state']}")
+
+
+@runs.command("resume", epilog=_RESUME)
+@run_argument
+@click.option(
+    "--version", type=click.IntRange(min=1), metavar="NUMBER", help="Of its Task. Default: the newest version."
+)
+@reaches_api
+def resume_run(access: Access, run: str, version: int | None) -> None:
+    """Let a suspended run go on after its finished steps.
+
+    RUN is its id, or the name of its Run resource.
+    """
+    found = access.client().resume(run, version=version)
     output.say(f"{found['id']} {found['state']}")
 
 

@@ -29,6 +29,7 @@ PERMISSIONS = {
     "list_logs": ("get", "runs/log"),
     "get_result": ("get", "runs"),
     "cancel": ("patch", "runs"),
+    "resume": ("patch", "runs"),
 }
 
 
@@ -139,7 +140,7 @@ async def test_who_may_only_look_neither_starts_nor_cancels_nor_reads_logs(rest:
     for method, path, name in PUBLIC:
         if (await rest.call(method, _filled(path), token=VIEWER)).status == 403:
             refused.add(name)
-    assert refused == {"trigger", "cancel", "list_logs", "get_attempt_pod"}
+    assert refused == {"trigger", "cancel", "resume", "list_logs", "get_attempt_pod"}
 
 
 SUFFIXES = (

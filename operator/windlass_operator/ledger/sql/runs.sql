@@ -83,6 +83,10 @@ UPDATE run SET task_version_id = %(task_version_id)s, reason = NULL, message = N
        available_at = ledger_now(), revision = revision + 1
  WHERE id = %(run_id)s AND task_version_id IS NULL AND state = 'Queued' RETURNING revision;
 
+-- name: use_version
+-- Of a locked run that is in no queue: the entry it gets next has the pod key of this version.
+UPDATE run SET task_version_id = %(task_version_id)s WHERE id = %(run_id)s;
+
 -- name: waiting_for_task
 SELECT run.id, run.wanted_version, run.payload FROM run
  WHERE project_id = %(project_id)s AND task = %(task)s AND task_version_id IS NULL AND held_since IS NOT NULL

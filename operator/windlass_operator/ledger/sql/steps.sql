@@ -4,30 +4,33 @@
 -- Answers one row for each attempt that is open; steps of the others are not written.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (ord integer, attempt_id uuid, token_hash text, key text, name text,
-        args_hash text, state text, result text, sha256 text, size bigint, error text, kind text, durable boolean, age float8,
-        duration float8, compensation text)),
+        args_hash text, state text, result text, sha256 text, size bigint, error text, kind text, durable boolean,
+        place integer, code_id text, replaces boolean, age float8, duration float8, compensation text)),
 open AS (
     SELECT a.id, a.run_id, a.number, a.token_hash FROM attempt a
      WHERE a.id IN (SELECT attempt_id FROM item) AND a.closed_at IS NULL ORDER BY a.id FOR SHARE),
 saved AS (
     INSERT INTO step (run_id, key, name, args_hash, state, attempt, result, result_sha256, result_size, error, kind, durable,
-                      started_at, finished_at, compensation, finished_n)
+                      place, code_id, replaced, started_at, finished_at, compensation, finished_n)
     SELECT open.run_id, i.key, i.name, i.args_hash, i.state, open.number, i.result, i.sha256, i.size, i.error, i.kind, i.durable,
-           ledger_now() - make_interval(secs => i.age / 1000),
+           i.place, i.code_id, i.replaces, ledger_now() - make_interval(secs => i.age / 1000),
            CASE WHEN i.state <> 'running' THEN ledger_now() - make_interval(secs => greatest(i.age - coalesce(i.duration, i.age), 0) / 1000) END,
            i.compensation, CASE WHEN i.compensation IS NOT NULL THEN nextval('step_finished_n') END
       FROM item i JOIN open ON open.id = i.attempt_id AND open.token_hash = decode(i.token_hash, 'hex')
      ORDER BY i.ord
     ON CONFLICT (run_id, key) DO UPDATE SET state = excluded.state, args_hash = excluded.args_hash, attempt = excluded.attempt,
         result = excluded.result, result_sha256 = excluded.result_sha256, result_size = excluded.result_size,
-        error = excluded.error, kind = excluded.kind, durable = excluded.durable, started_at = excluded.started_at, finished_at = excluded.finished_at,
+        error = excluded.error, kind = excluded.kind, durable = excluded.durable, place = excluded.place, code_id = excluded.code_id,
+        replaced = excluded.replaced, started_at = excluded.started_at, finished_at = excluded.finished_at,
         compensation = excluded.compensation, finished_n = excluded.finished_n
-      WHERE step.state IN ('running', 'failed') AND NOT step.durable  -- history is never overwritten
+      -- History is never overwritten, but for what the user's `migrate` dropped, by what took its place.
+      WHERE (step.state IN ('running', 'failed') AND NOT step.durable)
+         OR (excluded.replaced AND NOT step.replaced AND excluded.state = 'succeeded')
     RETURNING 1)
 SELECT open.id, open.token_hash, open.run_id FROM open, (SELECT count(*) FROM saved) AS done;
 
 -- name: finished_steps
-SELECT key, name, args_hash, state, attempt, kind, durable, result, result_sha256, result_size, error, started_at, finished_at, position
+SELECT key, name, args_hash, state, attempt, kind, durable, result, result_sha256, result_size, error, place, code_id, replaced, started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND (state = 'succeeded' OR (state = 'failed' AND durable)) AND position > %(after)s ORDER BY position LIMIT %(limit)s;
 
 -- name: steps_of_attempt
@@ -35,5 +38,5 @@ SELECT key, name, state, error, started_at, finished_at FROM step
  WHERE run_id = %(run_id)s AND attempt = %(number)s ORDER BY position LIMIT %(limit)s;
 
 -- name: list_steps
-SELECT key, name, args_hash, state, attempt, kind, durable, result, result_sha256, result_size, error, started_at, finished_at, position
+SELECT key, name, args_hash, state, attempt, kind, durable, result, result_sha256, result_size, error, place, code_id, replaced, started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND position > %(after)s ORDER BY position LIMIT %(limit)s;

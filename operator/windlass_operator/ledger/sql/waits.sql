@@ -3,16 +3,17 @@
 -- decides, so whatever an earlier attempt began is not begun again. Answers the keys that began now; no row at all: closed.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (ord integer, key text, name text, args_hash text, kind text,
-        due_in float8, due_at timestamptz, target text, detail text)),
+        due_in float8, due_at timestamptz, target text, detail text, place integer, code_id text)),
 open AS (
     SELECT a.run_id, a.number, run.project_id FROM attempt a JOIN run ON run.id = a.run_id
      WHERE a.id = %(attempt_id)s AND a.token_hash = %(token_hash)s AND a.closed_at IS NULL FOR SHARE OF a),
 noted AS (
-    INSERT INTO step (run_id, key, name, args_hash, state, kind, attempt, started_at)
-    SELECT open.run_id, i.key, i.name, i.args_hash, 'waiting', i.kind, open.number, ledger_now()
+    INSERT INTO step (run_id, key, name, args_hash, state, kind, attempt, place, code_id, started_at)
+    SELECT open.run_id, i.key, i.name, i.args_hash, 'waiting', i.kind, open.number, i.place, i.code_id, ledger_now()
       FROM item i CROSS JOIN open ORDER BY i.ord
     ON CONFLICT (run_id, key) DO UPDATE SET state = 'waiting', kind = excluded.kind, args_hash = excluded.args_hash,
-        name = excluded.name, attempt = excluded.attempt, error = NULL, started_at = excluded.started_at, finished_at = NULL
+        name = excluded.name, attempt = excluded.attempt, place = excluded.place, code_id = excluded.code_id, error = NULL,
+        started_at = excluded.started_at, finished_at = NULL
       WHERE step.state = 'running' OR (step.state = 'failed' AND NOT step.durable)
     RETURNING key),
 begun AS (
@@ -25,8 +26,8 @@ SELECT open.run_id, open.project_id, (SELECT coalesce(array_agg(key), '{}') FROM
 
 -- name: over
 -- A checkpoint's row of those steps that wait no more.
-SELECT key, name, args_hash, state, attempt, kind, durable, result, result_sha256, result_size, error, started_at, finished_at,
-       position
+SELECT key, name, args_hash, state, attempt, kind, durable, result, result_sha256, result_size, error, place, code_id,
+       replaced, started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND key = ANY(%(keys)s) AND (state = 'succeeded' OR (state = 'failed' AND durable))
  ORDER BY position;
 
