@@ -14,6 +14,7 @@ from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.waits import WaitService
 
@@ -25,7 +26,7 @@ async def main() -> None:
     blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
     attempts, steps = AttemptService(database), StepService(database)
     waits = WaitService(database, attempts)
-    routes = RuntimeRoutes(attempts, steps, waits, blobs, PollingSignal(), NobodyVouches())
+    routes = RuntimeRoutes(attempts, steps, waits, ProgressService(database), blobs, PollingSignal(), NobodyVouches())
     app = Starlette(routes=routes.routes())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)

@@ -33,6 +33,7 @@ from windlass_operator.services.imports import Asked, ImportService
 from windlass_operator.services.loops import Loop, each
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
+from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
@@ -102,6 +103,7 @@ class Context:
         self.steps = StepService(self.database, self.changes)
         self.waits = WaitService(self.database, self.attempts, self.changes)
         self.runs = RunService(self.database, self.changes, record)
+        self.progress = ProgressService(self.database, self.changes, record)
         self.resumption = ResumeService(self.database, self.cluster.read_task, changed=self.changes)
         self.submissions = SubmissionService(
             self.database,
@@ -253,6 +255,7 @@ class Operator:
             self._pods.resume_plans,
             self._pods.delete_due,
             self._context.runs.fail_held,
+            self._context.progress.end_overdue,
             self._projection.remove_expired,
             lambda: forget_keys(self._context.database),
             self._tasks.look_for_missing,

@@ -74,7 +74,9 @@ def application(context: Context) -> Any:
         context.changes,
         context.resumption,
     )
-    runtime = RuntimeRoutes(context.attempts, context.steps, context.waits, context.blobs, context.work, authorizer)
+    runtime = RuntimeRoutes(
+        context.attempts, context.steps, context.waits, context.progress, context.blobs, context.work, authorizer
+    )
 
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:

@@ -32,13 +32,18 @@ class Heartbeats:
         self._answered = answered
         self._memory = memory
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         every = self._attempt.heartbeat_ms / 1000
         pause = 0.0  # at once: the first lease is short
-        while not self._stop.wait(pause):
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             # An API that is away is no reason to stop: the lease is extended when it comes back.
             pause = every if self._beat(every) else min(1.0, every)
             pause *= random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
@@ -56,6 +61,11 @@ class Heartbeats:
             return False
         return True
 
+    def beat_now(self) -> None:
+        """Ask at once, or again after the call that is under way."""
+        self._wake.set()
+
     def stop(self) -> None:
         """Stop; does not wait."""
         self._stop.set()
+        self._wake.set()

@@ -31,9 +31,12 @@ def decode(data: bytes) -> Result | None:
 
 
 def timed_out(which: str, limit_ms: int | None) -> protocol.Failure:
-    """Return the failure of a run or an attempt that took too long."""
-    message = f"The {which} used its {limit_ms} ms."
-    return protocol.Failure(type="TimedOut", message=message, failure_class="timeout", reason="TimedOut")
+    """Return the failure of a ``run`` or an ``attempt`` that ran too long, or of a run that is over its ``total``."""
+    if which == "total":
+        reason, message = "TotalTimedOut", "The run had not ended within totalTimeout, waits included."
+    else:
+        reason, message = "TimedOut", f"The {which} used its {limit_ms} ms."
+    return protocol.Failure(type=reason, message=message, failure_class="timeout", reason=reason)
 
 
 def not_within_grace() -> protocol.Failure:

@@ -24,10 +24,13 @@ from windlass_runner.logs import Allowance, Lines, LogSender, Redactor
 from windlass_runner.zygote_process import Zygote
 
 _STREAMS: Final[tuple[protocol.LogStream, ...]] = ("stdout", "stderr")
+_LIMITS: Final = ("total", "run", "attempt")
 _FLUSH: Final = 5.0
 """Seconds that the report of an attempt waits for its log."""
 _LAST_FLUSH: Final = 30.0
 """Seconds that the pod waits for the rest of it, after the report."""
+_LAST_WORD: Final = 2.0
+"""Seconds that a look for more running time may take before the code is ended. An API that is away extends nothing."""
 _LINGER: Final = 1.0
 """Seconds after the child's end that its output is waited for: who holds a pipe longer has left its group."""
 _MOST_LEFT: Final = 1 << 20
@@ -76,6 +79,9 @@ class Supervisor:
         self._why: str | None = None
         self._kill_at: float | None = None
         self._over_at = float("inf")
+        self._run_added_ms = attempt.added_ms
+        self._attempt_added_ms = 0
+        self._asked_until: float | None = None
         self._before = memory.container()
         self._used: int | None = None
         self._zygote_gone = False
@@ -83,7 +89,7 @@ class Supervisor:
     def run(self) -> int:
         """Run the attempt to its end and return the runner's exit code."""
         # Before the start, which may wait for a zygote that is still importing: the first lease is short.
-        heartbeats = Heartbeats(self._config.url, self._attempt, self._heard, self._memory)
+        heartbeats = self._heartbeats = Heartbeats(self._config.url, self._attempt, self._heard, self._memory)
         try:
             self._start()
             while not self._over():
@@ -207,6 +213,10 @@ class Supervisor:
             os.write(self._wake_write, b"h")
 
     def _obey(self, answer: protocol.BeatAnswer) -> None:
+        self._run_added_ms = max(self._run_added_ms, answer.run_added_ms)
+        self._attempt_added_ms = max(self._attempt_added_ms, answer.attempt_added_ms)
+        if self._asked_until is not None:
+            self._asked_until = 0.0  # answered: a limit that is still reached is final
         if not answer.open:
             self._why = "closed"
             self._signal(signal.SIGKILL)
@@ -223,17 +233,37 @@ class Supervisor:
         if self._exit is not None:
             return
         if self._why is None:
-            ran = (now - self._claimed_at) * 1000
-            if self._attempt.timeout_ms is not None and ran >= self._attempt.timeout_ms:
-                self._end("run", now)
-            elif self._attempt.attempt_timeout_ms is not None and ran >= self._attempt.attempt_timeout_ms:
-                self._end("attempt", now)
+            self._check_limits(now)
         if self._stopping and self._kill_at is None and self._why is None:
             self._kill_at = self._stopping[0] + self._config.grace
         if self._kill_at is not None and now >= self._kill_at:
             self._why = self._why or "released"
             self._signal(signal.SIGKILL)
             self._kill_at = now + 1
+
+    def _limits(self) -> dict[str, int]:
+        """Return the limits in milliseconds from the claim, the one that decides first, first."""
+        attempt = self._attempt
+        found = {}
+        if attempt.deadline_ms is not None:
+            found["total"] = attempt.deadline_ms
+        if attempt.timeout_ms is not None:
+            found["run"] = attempt.timeout_ms + self._run_added_ms - attempt.added_ms
+        if attempt.attempt_timeout_ms is not None:
+            found["attempt"] = attempt.attempt_timeout_ms + self._attempt_added_ms
+        return found
+
+    def _check_limits(self, now: float) -> None:
+        """End what has reached a limit, after a look whether the code has added to it meanwhile."""
+        ran = (now - self._claimed_at) * 1000
+        why = next((why for why, limit in self._limits().items() if ran >= limit), None)
+        if why is None:
+            self._asked_until = None
+        elif why == "total" or (self._asked_until is not None and now >= self._asked_until):
+            self._end(why, now)
+        elif self._asked_until is None:
+            self._asked_until = now + _LAST_WORD
+            self._heartbeats.beat_now()
 
     def _end(self, why: str, now: float) -> None:
         self._why = why
@@ -245,8 +275,11 @@ class Supervisor:
         if self._exit is not None:
             ends = [self._over_at]
         elif self._why is None:
-            limits = (self._attempt.timeout_ms, self._attempt.attempt_timeout_ms)
-            ends += [self._claimed_at + limit / 1000 for limit in limits if limit is not None]
+            waits_for = self._limits()
+            if self._asked_until is not None:
+                ends.append(self._asked_until)
+                waits_for = {why: limit for why, limit in waits_for.items() if why == "total"}
+            ends += [self._claimed_at + limit / 1000 for limit in waits_for.values()]
         return min(60.0, max(0.0, min(ends) - time.monotonic())) if ends else 60.0
 
     def _signal(self, number: signal.Signals, *, group: bool = True) -> None:
@@ -309,7 +342,7 @@ class Supervisor:
         complete, fail, _ = result or (None, None, False)
         if complete is not None:
             return "/complete", complete
-        if fail is not None and self._why not in ("run", "attempt"):
+        if fail is not None and self._why not in _LIMITS:
             return "/fail", fail
         return self._ended_by_us() or ("/fail", protocol.FailRequest(failure=self._crash()))
 
@@ -317,10 +350,10 @@ class Supervisor:
         """Return the report of an attempt that we ended, None for one that ended by itself."""
         if self._why == "cancelled":
             return "/fail", protocol.FailRequest(failure=outcome.not_within_grace(), cancelled=True)
-        if self._why in ("run", "attempt"):
-            limit = self._attempt.timeout_ms if self._why == "run" else self._attempt.attempt_timeout_ms
-            which: Any = self._why
-            return "/fail", protocol.FailRequest(failure=outcome.timed_out(which, limit), timed_out=which)
+        if self._why in _LIMITS:
+            which: Any = "attempt" if self._why == "attempt" else "run"
+            failure = outcome.timed_out(self._why, self._limits()[self._why])
+            return "/fail", protocol.FailRequest(failure=failure, timed_out=which)
         if self._why == "released" or (self._zygote_gone and self._stopping):
             return "/release", protocol.ReleaseRequest(reason="PodTerminated")
         return None

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from windlass.errors import WindlassError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from windlass.checkpoints import Checkpoints
+    from windlass.progress import Progress
     from windlass.waits import Waits
 
 
@@ -50,11 +53,59 @@ class CurrentRun:
     traceparent: str | None = None
     compensating: bool = False
     _cancelled: Flag = field(default_factory=Flag, repr=False, compare=False)
+    _progress: "Progress | None" = field(default=None, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody cancelled the run; long synchronous code looks here and ends early."""
         return self._cancelled.raised
+
+    @property
+    def last_checkpoint(self) -> Any:
+        """What :meth:`checkpoint` has saved last, in this or an earlier attempt, as plain JSON values; else None."""
+        return self._open_progress().last()
+
+    async def checkpoint(self, state: Any) -> None:
+        """Save where a long loop stands, in place of what was saved before. It is durable when this returns.
+
+        Args:
+            state: What the next attempt needs to go on, as JSON can say it. Over 64 KiB it goes to the object store.
+
+        Raises:
+            SerializationError: It has no JSON; the text names place and type.
+            ValueTooLargeError: It has more bytes than the installation can store.
+        """
+        import asyncio
+
+        await asyncio.to_thread(self.checkpoint_sync, state)
+
+    def checkpoint_sync(self, state: Any) -> None:
+        """Save where a long loop in synchronous code stands; see :meth:`checkpoint`."""
+        self._open_progress().save(state)
+
+    async def extend_timeout(self, duration: "str | timedelta") -> None:
+        """Add running time to the run's timeout and to this attempt's, where the Task sets them.
+
+        An attempt that runs the same code again adds nothing twice to the run's. ``totalTimeout`` is not extended.
+
+        Args:
+            duration: ``"10m"`` or a timedelta.
+
+        Raises:
+            ValueError: It is no duration, or nothing.
+        """
+        import asyncio
+
+        await asyncio.to_thread(self.extend_timeout_sync, duration)
+
+    def extend_timeout_sync(self, duration: "str | timedelta") -> None:
+        """Add running time from synchronous code; see :meth:`extend_timeout`."""
+        self._open_progress().extend(duration)
+
+    def _open_progress(self) -> "Progress":
+        if self._progress is None:
+            raise NotInRunError("This run is not the one that the code runs in.")
+        return self._progress
 
 
 class Active:

@@ -33,6 +33,7 @@ from windlass.errors import (
     ValueTooLargeError,
 )
 from windlass.liveness import Blocked, blocked
+from windlass.progress import Progress
 from windlass.serialization import encode
 from windlass.steps import OURS, failure_of, text_of
 from windlass.tasks import Task
@@ -169,6 +170,7 @@ def execute(
     Raises:
         AttemptClosedError: Another attempt may be running; nothing may be reported.
     """
+    progress = Progress(attempt, transport)
     run = CurrentRun(
         id=attempt.run_id,
         task=attempt.task,
@@ -179,6 +181,7 @@ def execute(
         tags=tuple(attempt.tags),
         traceparent=attempt.traceparent,
         compensating=attempt.compensating,
+        _progress=progress,
     )
     checkpoints = Checkpoints(attempt, transport, code_id(attempt.entrypoint, attempt.source))
     activated = Active(run, checkpoints)
@@ -193,6 +196,8 @@ def execute(
     root.claim()
     token = branches.enter(root)
     try:
+        if not attempt.compensating:
+            progress.load()
         args, kwargs = ([], {}) if attempt.compensating else arguments_of(task, attempt, transport)
         value: Any = None
         try:

@@ -17,6 +17,8 @@ GET  /runtime/v1/steps      finished steps after a cursor                       
 GET  /runtime/v1/compensations what is left to undo of a run that will not succeed   the attempt's token
 POST /runtime/v1/waits      begin durable waits, and learn which are over            the attempt's token
 POST /runtime/v1/suspend    nothing but waits is left: end the attempt, keep the run the attempt's token
+POST /runtime/v1/checkpoint save the one state of a long loop                        the attempt's token
+POST /runtime/v1/extend     add running time to the timeouts                         the attempt's token
 POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
 POST /runtime/v1/fail       the attempt has failed                                   the attempt's token
 POST /runtime/v1/release    hand the run back without using an attempt               the attempt's token
@@ -225,6 +227,13 @@ class ClaimedAttempt(Message):
     """Running time this attempt may use; reaching it fails the attempt with class ``timeout`` and it is retried."""
     timeout_ms: int | None = None
     """Running time that is left over all attempts; reaching it ends the run as TimedOut."""
+    added_ms: int = 0
+    """What earlier attempts have added to the run's running time; in ``timeout_ms`` already."""
+    deadline_ms: int | None = None
+    """Time until ``totalTimeout`` is over, waits included; reaching it ends the run as TimedOut. Nothing extends it."""
+    checkpoint: msgspec.Raw = ABSENT
+    """The state that the code has saved last."""
+    checkpoint_ref: BlobRef | None = None
     grace_ms: int = 10_000
     """How long a cancelled or timed-out child may clean up before it is killed."""
     traceparent: str | None = None
@@ -268,6 +277,10 @@ class BeatAnswer(Message):
     lease_ms: int = 0
     cancel: bool = False
     """Somebody cancelled the run: let the child clean up for the grace period, then end it."""
+    run_added_ms: int = 0
+    """What the code has added to the run's running time, over all attempts."""
+    attempt_added_ms: int = 0
+    """The same, to that of this attempt."""
 
 
 class HeartbeatResponse(Message):
@@ -338,6 +351,22 @@ class SuspendAnswer(Message):
 
     suspended: bool
     over: list[Step] = []
+
+
+class CheckpointRequest(Message):
+    """The state of a long loop, in place of the one before. Exactly one of the two values is set."""
+
+    n: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    """Number within the attempt, from 1: an older one that was held up on its way changes nothing."""
+    state: msgspec.Raw = ABSENT
+    state_ref: BlobRef | None = None
+
+
+class ExtendRequest(Message):
+    """More running time, for this attempt and its run."""
+
+    added_ms: WholeMilliseconds
+    """All that this attempt has added so far: a repeat adds nothing, nor does an attempt that runs the code again."""
 
 
 class CompleteRequest(Message):

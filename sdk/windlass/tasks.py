@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
+_TIMEOUTS: Final = ("timeout", "attempt_timeout", "total_timeout")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -90,6 +92,7 @@ def task(
     retry: Retry | None = None,
     timeout: str | timedelta | None = None,
     attempt_timeout: str | timedelta | None = None,
+    total_timeout: str | timedelta | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a function a task.
@@ -98,19 +101,19 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
         function: A function, ``def`` or ``async def``. Its one parameter gets the payload; with several, the payload is
             an object and its fields are the parameters.
         name: Of the Task resource; the function's name in kebab-case by default.
-        **options: ``retry`` (a :class:`Retry`), ``timeout`` and ``attempt_timeout`` (durations such as ``"1h"``): what
-            ``windlass manifests`` writes into the Task resource.
+        **options: ``retry`` (a :class:`Retry`), ``timeout``, ``attempt_timeout`` and ``total_timeout`` (durations such
+            as ``"1h"``): what ``windlass manifests`` writes into the Task resource.
 
     Raises:
         TypeError: Not a function, or an unknown option.
         ValueError: The name is none that a Task resource can have, or an option's value is wrong.
     """
-    unknown = set(options) - {"retry", "timeout", "attempt_timeout"}
+    unknown = set(options) - {"retry", *_TIMEOUTS}
     if unknown:
         raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
     if not isinstance(options.get("retry"), Retry | None):
         raise TypeError(f"@task(retry={options['retry']!r}): write Retry(max_attempts=5), for example.")
-    for option in ("timeout", "attempt_timeout"):
+    for option in _TIMEOUTS:
         if options.get(option) is not None and parse_duration(options[option]) <= timedelta(0):
             raise ValueError(f"@task({option}={options[option]!r}): write more than nothing, such as '1h'.")
     if function is not None:

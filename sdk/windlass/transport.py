@@ -51,6 +51,14 @@ class Transport(Protocol):
         """Return what is left to undo."""
         ...
 
+    def save_checkpoint(self, request: protocol.CheckpointRequest) -> None:
+        """Save the state of a long loop; it is durable when this returns."""
+        ...
+
+    def extend_timeout(self, request: protocol.ExtendRequest) -> None:
+        """Add running time; the limits are longer when this returns."""
+        ...
+
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value."""
         ...
@@ -120,6 +128,14 @@ class HttpTransport:
     def load_compensations(self) -> protocol.CompensationsPage:
         """Return what is left to undo of a run that will not succeed."""
         return msgspec.json.decode(self._call("GET", "/compensations", None), type=protocol.CompensationsPage)
+
+    def save_checkpoint(self, request: protocol.CheckpointRequest) -> None:
+        """Save the state of a long loop."""
+        self._call("POST", "/checkpoint", msgspec.json.encode(request))
+
+    def extend_timeout(self, request: protocol.ExtendRequest) -> None:
+        """Add running time."""
+        self._call("POST", "/extend", msgspec.json.encode(request))
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value under its digest.

@@ -19,6 +19,8 @@ class History:
         self.blobs: dict[str, bytes] = {}
         self.pages: list[protocol.Step] = []
         self.waits: dict[str, protocol.Wait] = {}
+        self.checkpoint = protocol.CheckpointRequest(n=1)
+        self.added_ms: list[int] = []
         self.suspended: list[tuple[list[str], list[list[str]]]] = []
         """What each suspension waited for, and in which groups."""
 
@@ -80,6 +82,12 @@ class History:
         )  # fmt: skip
         return execute(function, attempt, self)
 
+    def save_checkpoint(self, request: protocol.CheckpointRequest) -> None:
+        self.checkpoint = request
+
+    def extend_timeout(self, request: protocol.ExtendRequest) -> None:
+        self.added_ms.append(request.added_ms)
+
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         digest = hashlib.sha256(data).hexdigest()
         self.blobs[digest] = data
@@ -98,6 +106,7 @@ class History:
             attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
             entrypoint="m:f", lease_ms=1, heartbeat_ms=1, payload=msgspec.Raw(json.dumps(payload).encode()),
             steps=[] if paged else done, next_steps="0" if paged else None, source=code,
+            checkpoint=self.checkpoint.state, checkpoint_ref=self.checkpoint.state_ref,
         )  # fmt: skip
         return execute(function, attempt, self)
 

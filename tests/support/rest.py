@@ -155,7 +155,9 @@ def application(world: World, reviews: FakeReviews) -> Application:
     public = PublicRoutes(
         Authorizer(reviews), Namespaces(), world.submissions, world.runs, world.blobs, Changes(), world.resumption
     )
-    runtime = RuntimeRoutes(world.attempts, world.steps, world.waits, world.blobs, PollingSignal(), NobodyVouches())
+    runtime = RuntimeRoutes(
+        world.attempts, world.steps, world.waits, world.progress, world.blobs, PollingSignal(), NobodyVouches()
+    )
 
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:

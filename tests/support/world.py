@@ -24,6 +24,7 @@ from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.imports import ImportService
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
+from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
@@ -147,6 +148,7 @@ class World:
         self.steps = StepService(database, progress_every=0)
         self.waits = WaitService(database, self.attempts)
         self.runs = RunService(database, record=record)
+        self.progress = ProgressService(database, record=record)
         self.resumption = ResumeService(database, self.cluster.read_task)
         self.blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
         self.submissions = SubmissionService(

@@ -22,6 +22,7 @@ from windlass_operator.api.messages import read_body, read_message
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.waits import WaitService
 
@@ -60,6 +61,7 @@ class RuntimeRoutes:
         attempts: AttemptService,
         steps: StepService,
         waits: WaitService,
+        progress: ProgressService,
         blobs: BlobService,
         work: WorkSignal,
         vouch: Vouch,
@@ -67,6 +69,7 @@ class RuntimeRoutes:
         self._attempts = attempts
         self._steps = steps
         self._waits = waits
+        self._progress = progress
         self._blobs = blobs
         self._work = work
         self._vouch = vouch
@@ -82,6 +85,8 @@ class RuntimeRoutes:
             ("POST", "/waits", self.waits),
             ("POST", "/suspend", self.suspend),
             ("GET", "/compensations", self.load_compensations),
+            ("POST", "/checkpoint", self.checkpoint),
+            ("POST", "/extend", self.extend),
             ("POST", "/complete", self.complete),
             ("POST", "/fail", self.fail),
             ("POST", "/release", self.release),
@@ -152,6 +157,16 @@ class RuntimeRoutes:
     async def load_compensations(self, request: Request) -> Response:
         """Return what is left to undo."""
         return _json(await self._attempts.compensations(await self._attempts.authenticate(bearer(request))))
+
+    async def checkpoint(self, request: Request) -> Response:
+        """Save the state of a long loop."""
+        await self._progress.checkpoint(bearer(request), await read_message(request, protocol.CheckpointRequest))
+        return Response(status_code=204)
+
+    async def extend(self, request: Request) -> Response:
+        """Add running time."""
+        await self._progress.extend_timeout(bearer(request), await read_message(request, protocol.ExtendRequest))
+        return Response(status_code=204)
 
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""

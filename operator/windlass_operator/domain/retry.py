@@ -19,6 +19,9 @@ Its own budget: losing a node must not use up the attempts that the user set for
 DIVERGENCE: Final = "Divergence"
 """Reason of a failure that no attempt can mend and that is nobody's failed work: the code does not fit history."""
 
+TOTAL_TIMED_OUT: Final = "TotalTimedOut"
+"""Reason of a run whose ``totalTimeout`` is over, whatever it did meanwhile."""
+
 _INFRA_DELAY: Final = timedelta(seconds=1)
 _INFRA_DELAY_MAX: Final = timedelta(seconds=30)
 
@@ -43,6 +46,8 @@ class Tally:
     cancelling: bool = False
     running_time_left: timedelta | None = None
     """Of ``spec.timeout``, after the ended attempt; None when the task sets no timeout."""
+    overdue: bool = False
+    """``totalTimeout`` is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,8 @@ def after_failure(
     if tally.cancelling:  # first: a person said stop, no budget overrides that
         return Decision(RunEvent.CONFIRM_CANCEL, "Cancelled")  # what had to be killed for it is nobody's failure
     spent = tally.running_time_left is not None and tally.running_time_left <= timedelta(0)
+    if tally.overdue:
+        return decide(RunEvent.TIME_OUT, TOTAL_TIMED_OUT)
     if run_timed_out or spent:
         return decide(RunEvent.TIME_OUT, "TimedOut")
     if failure_class == "permanent" and reason == DIVERGENCE:  # no attempt is used: other code may go on from here

@@ -23,6 +23,8 @@ class TaskSnapshot:
     timeout: timedelta | None = None
     """Running time over all attempts."""
     attempt_timeout: timedelta | None = None
+    total_timeout: timedelta | None = None
+    """From acceptance to the end, waits included."""
     start_timeout: timedelta = DEFAULT_START_TIMEOUT
     payload_schema: dict[str, Any] | None = None
     ttl_seconds: float = DEFAULT_TTL.total_seconds()

@@ -43,6 +43,7 @@ def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
         retry=spec.retry.policy(),
         timeout=spec.timeout_duration,
         attempt_timeout=spec.attempt_timeout_duration,
+        total_timeout=spec.total_timeout_duration,
         start_timeout=spec.start_timeout_duration,
         payload_schema=spec.payload_schema,
         ttl_seconds=spec.ttl_after_finished_duration.total_seconds(),

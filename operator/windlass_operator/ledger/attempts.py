@@ -114,10 +114,19 @@ async def claimed(connection: Connection, ids: list[UUID]) -> list[dict[str, Any
     return await (await connection.execute(_SQL["claimed_attempt"], {"ids": ids})).fetchall()
 
 
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """What a heartbeat finds of an open attempt."""
+
+    state: RunState
+    run_added_ms: int
+    attempt_added_ms: int
+
+
 async def heartbeat(
     database: Database, beats: list[tuple[UUID, bytes, int | None]], lease: timedelta
-) -> dict[UUID, RunState]:
-    """Extend the leases of open attempts and return the state of the run of each; closed ones are absent."""
+) -> dict[UUID, Beaten]:
+    """Extend the leases of open attempts and return what is new for each; closed ones are absent."""
     rows = await database.fetch(
         _SQL["heartbeat"],
         {
@@ -127,7 +136,7 @@ async def heartbeat(
             "lease": lease,
         },
     )
-    return {row["id"]: RunState(row["state"]) for row in rows}
+    return {row["id"]: Beaten(RunState(row["state"]), row["run_added_ms"], row["attempt_added_ms"]) for row in rows}
 
 
 async def authenticate(database: Database, attempt_id: UUID, token_hash: bytes) -> Writer | None:

@@ -22,6 +22,7 @@ _CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 
 _EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed"}
 """What is called otherwise than the state it leads to."""
+_ADDED_LATER: Final = frozenset({"total_timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,10 @@ class LockedRun:
     traceparent: str | None
     created_at: datetime
     started_at: datetime | None
+    timeout_added_ms: int
+    """Running time that the code has added to ``spec.timeout``."""
+    overdue: bool
+    """Its ``totalTimeout`` is over."""
     now: datetime
     """The transaction's time: what it closes or ends, ends now."""
     ending: Ending | None = None
@@ -124,7 +129,7 @@ async def ensure_version(
 ) -> Version:
     """Return the version of this snapshot; a snapshot that was never seen becomes the next one."""
     text = msgspec.json.encode(snapshot).decode()
-    parameters = {"project_id": project_id, "task": task, "spec_hash": content_hash(msgspec.json.decode(text))}
+    parameters = {"project_id": project_id, "task": task, "spec_hash": _spec_hash(text)}
     found = await (await connection.execute(_SQL["find_version"], parameters)).fetchone()
     if found is None:
         await connection.execute(_SQL["lock_project"], {"project_id": project_id})
@@ -137,6 +142,15 @@ async def ensure_version(
             found = await (await connection.execute(_SQL["find_version"], parameters)).fetchone()
     assert found is not None, "the version was found or added"
     return _version(found)
+
+
+def _spec_hash(spec: str) -> str:
+    """Return what two equal Tasks have in common. What a later release added counts only where it is used.
+
+    An upgrade would otherwise give every Task a new version.
+    """
+    parts = msgspec.json.decode(spec)
+    return content_hash({k: v for k, v in parts.items() if k not in _ADDED_LATER or v is not None})
 
 
 async def version_by_number(connection: Connection, project_id: int, task: str, version: int) -> Version | None:
@@ -159,6 +173,7 @@ async def insert(connection: Connection, run: NewRun) -> bool:
             "project_id": run.project_id,
             "task": run.task,
             "task_version_id": run.version.id if run.version else None,
+            "total_timeout": run.version.snapshot.total_timeout if run.version else None,
             "wanted_version": run.wanted_version,
             "reason": run.reason,
             "message": run.message,
@@ -206,6 +221,8 @@ async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
         traceparent=row["traceparent"],
         created_at=row["created_at"],
         started_at=row["started_at"],
+        timeout_added_ms=row["timeout_added_ms"],
+        overdue=row["overdue"],
         now=row["now"],
         ending=await compensations.ending(connection, row) if state is RunState.COMPENSATING else None,
     )
@@ -307,7 +324,7 @@ async def want_projection(connection: Connection, run_ids: list[UUID]) -> None:
 
 async def bind_version(connection: Connection, run_id: UUID, version: Version) -> bool:
     """Give a run that waited for its Task the version to run; False when it no longer waits."""
-    parameters = {"run_id": run_id, "task_version_id": version.id}
+    parameters = _of_version(run_id, version)
     row = await (await connection.execute(_SQL["bind_version"], parameters)).fetchone()
     if row is None:
         return False
@@ -319,7 +336,11 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
 
 async def use_version(connection: Connection, run_id: UUID, version: Version) -> None:
     """Let a locked run that is in no queue go on with another version of its Task."""
-    await connection.execute(_SQL["use_version"], {"run_id": run_id, "task_version_id": version.id})
+    await connection.execute(_SQL["use_version"], _of_version(run_id, version))
+
+
+def _of_version(run_id: UUID, version: Version) -> dict[str, Any]:
+    return {"run_id": run_id, "task_version_id": version.id, "total_timeout": version.snapshot.total_timeout}
 
 
 async def set_reason(

@@ -242,6 +242,11 @@ class Reason(StrEnum):
         "The running time of spec.timeout is used up, over all attempts.",
         "Raise spec.timeout, or find out which step takes the time.",
     )
+    TOTAL_TIMED_OUT = (
+        "TotalTimedOut",
+        "The run had not ended within spec.totalTimeout, which counts from its acceptance and includes all waits.",
+        "Raise spec.totalTimeout, or find out what the run waited for; then create another Run.",
+    )
     ATTEMPT_TIMED_OUT = (
         "AttemptTimedOut",
         "The attempt ran for as long as attemptTimeout allows.",

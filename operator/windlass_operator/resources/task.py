@@ -198,11 +198,14 @@ class TaskSpec(KubeModel):
     runner that fell silent) have a budget of their own and use none of these attempts. Finished steps are never
     repeated, whatever fails. Default: 3 attempts, with pauses that double from 1s up to 60s."""
     timeout: Duration | None = None
-    """Running time over all attempts, pauses not counted. When it is used up the run ends as TimedOut. Default:
-    none."""
+    """Running time over all attempts, pauses and durable waits not counted. When it is used up the run ends as
+    TimedOut. The code can ask for more with extend_timeout. Default: none."""
     attempt_timeout: Duration | None = None
     """Running time of one attempt. Reaching it fails the attempt, which is retried like any failure. Default:
     none."""
+    total_timeout: Duration | None = None
+    """Time from acceptance to the end: queueing, pauses, durable waits and suspension included. When it is over the run
+    ends as TimedOut, whatever it does. Nothing extends it. Default: none."""
     start_timeout: Duration = "10m"
     """How long a problem of configuration (an image or Secret that does not exist, a pod that fits on no node, a
     missing Task) may hold a run before it fails. Until then the run is Queued and shows the reason, and goes on when
@@ -250,6 +253,11 @@ class TaskSpec(KubeModel):
     def attempt_timeout_duration(self) -> timedelta | None:
         """``attemptTimeout`` as a duration."""
         return None if self.attempt_timeout is None else parse_duration(self.attempt_timeout)
+
+    @property
+    def total_timeout_duration(self) -> timedelta | None:
+        """``totalTimeout`` as a duration."""
+        return None if self.total_timeout is None else parse_duration(self.total_timeout)
 
     @property
     def start_timeout_duration(self) -> timedelta:

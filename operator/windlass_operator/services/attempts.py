@@ -149,7 +149,13 @@ class AttemptService:
         undo = await page_of_compensations(connection, run_id) if undoing else protocol.CompensationsPage()
         left = None
         if snapshot.timeout is not None and not undoing:  # the run's time may be what it ended for
-            left = max(1, round(snapshot.timeout.total_seconds() * 1000) - int(str(row["running_ms"])))
+            left = _ms(snapshot.timeout) + int(str(row["timeout_added_ms"])) - int(str(row["running_ms"]))
+            left = max(1, left)
+        attempt_timeout = None
+        if snapshot.attempt_timeout is not None:
+            attempt_timeout = _ms(snapshot.attempt_timeout)
+        deadline = None if undoing else row["deadline_ms"]
+        state, state_sha256 = row["checkpoint"], row["checkpoint_sha256"]
         payload, sha256 = row["payload"], row["payload_sha256"]
         return protocol.ClaimedAttempt(
             attempt_id=str(row["id"]),
@@ -164,11 +170,15 @@ class AttemptService:
             lease_ms=_ms(config.FIRST_LEASE),
             heartbeat_ms=_ms(config.HEARTBEAT),
             payload=protocol.ABSENT if payload is None else msgspec.Raw(str(payload).encode()),
-            payload_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["payload_size"]))) if sha256 else None,
+            payload_ref=_blob_ref(sha256, row["payload_size"]),
             steps=page.steps,
             next_steps=page.next_steps,
-            attempt_timeout_ms=_ms(snapshot.attempt_timeout) if snapshot.attempt_timeout else None,
+            attempt_timeout_ms=attempt_timeout,
             timeout_ms=left,
+            added_ms=int(str(row["timeout_added_ms"])),
+            deadline_ms=max(1, int(str(deadline))) if deadline is not None else None,
+            checkpoint=protocol.ABSENT if state is None else msgspec.Raw(str(state).encode()),
+            checkpoint_ref=_blob_ref(state_sha256, row["checkpoint_size"]),
             grace_ms=_ms(config.CANCEL_GRACE),
             traceparent=self._record.place_of(
                 row["traceparent"] if isinstance(row["traceparent"], str) else None, UUID(str(row["id"]))
@@ -187,12 +197,19 @@ class AttemptService:
         states = await attempts.heartbeat(self._database, beats, config.LEASE)
         answers = []
         for found in parsed:
-            state = states.get(found[0]) if found else None
-            if state is None and found is not None:
-                self._record.refused("heartbeat")
+            beaten = states.get(found[0]) if found else None
+            if beaten is None:
+                if found is not None:
+                    self._record.refused("heartbeat")
+                answers.append(protocol.BeatAnswer(open=False, lease_ms=_ms(config.LEASE)))
+                continue
             answers.append(
                 protocol.BeatAnswer(
-                    open=state is not None, lease_ms=_ms(config.LEASE), cancel=state is RunState.CANCELLING
+                    open=True,
+                    lease_ms=_ms(config.LEASE),
+                    cancel=beaten.state is RunState.CANCELLING,
+                    run_added_ms=beaten.run_added_ms,
+                    attempt_added_ms=beaten.attempt_added_ms,
                 )
             )
         return protocol.HeartbeatResponse(answers=answers)
@@ -504,12 +521,16 @@ def step_from_row(row: dict[str, object]) -> protocol.Step:
         kind=row["kind"],  # type: ignore[arg-type]  # as it was saved
         durable=bool(row["durable"]),
         result=protocol.ABSENT if result is None else msgspec.Raw(str(result).encode()),
-        result_ref=protocol.BlobRef(sha256=str(sha256), size=int(str(row["result_size"]))) if sha256 else None,
+        result_ref=_blob_ref(sha256, row["result_size"]),
         error=steps.decode_error(row["error"] if isinstance(row["error"], str) else None),
         place=row["place"] if isinstance(row["place"], int) else None,
         code_id=row["code_id"] if isinstance(row["code_id"], str) else None,
         replaces=bool(row["replaced"]),
     )
+
+
+def _blob_ref(sha256: object, size: object) -> protocol.BlobRef | None:
+    return protocol.BlobRef(sha256=str(sha256), size=int(str(size))) if sha256 else None
 
 
 def parse_token(token: str) -> tuple[UUID, bytes] | None:
@@ -531,12 +552,13 @@ def _outcome(run: LockedRun, change: Change) -> str:
 def _tally(run: LockedRun, attempt: LockedAttempt) -> Tally:
     left = None
     if run.snapshot is not None and run.snapshot.timeout is not None:
-        left = run.snapshot.timeout - timedelta(milliseconds=run.running_ms + attempt.running_ms)
+        left = run.snapshot.timeout + timedelta(milliseconds=run.timeout_added_ms - run.running_ms - attempt.running_ms)
     return Tally(
         user_failures=run.user_failures,
         infra_failures=run.infra_failures,
         cancelling=run.state is RunState.CANCELLING,
         running_time_left=left,
+        overdue=run.overdue,
     )
 
 

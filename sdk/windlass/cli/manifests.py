@@ -65,7 +65,9 @@ def _manifest(
             "maxDelay": _duration(retry.max_delay),
             "jitter": retry.jitter,
         }
-    for option, field in (("timeout", "timeout"), ("attempt_timeout", "attemptTimeout")):
+    for option in ("timeout", "attempt_timeout", "total_timeout"):
+        first, _, second = option.partition("_")
+        field = first + second.capitalize()
         if task.options.get(option) is not None:
             spec[field] = _duration(task.options[option])
     schema = _payload_schema(task)

@@ -83,6 +83,8 @@ RUNTIME_BODIES = {
     "/steps": b'{"steps": [{"key": "a", "name": "a", "argsHash": "", "state": "running"}]}',
     "/logs": b'{"lines": [{"seq": 1, "stream": "stdout", "text": "x"}]}',
     "/suspend": b'{"waits": ["a"]}',
+    "/checkpoint": b'{"n": 1, "state": 1}',
+    "/extend": b'{"addedMs": 1}',
     "/fail": b'{"failure": {"type": "a", "message": "b"}}',
 }
 
@@ -98,7 +100,7 @@ async def test_nobody_gets_into_the_runners_routes_with_anything_else(rest: Rest
         expected = (401, "Unauthorized")
         if token is not None and name in ("/claim", "/withdraw"):
             expected = (404, "PodUnknown")
-        elif token not in (None, ALICE) and method == "POST" and name in ("/steps", "/logs"):
+        elif token not in (None, ALICE) and method == "POST" and name in ("/steps", "/logs", "/checkpoint", "/extend"):
             expected = (409, "AttemptClosed")  # one statement writes and checks: which of the two it was is not asked
         assert answer.error[:2] == expected, (method, path, answer.text)
 

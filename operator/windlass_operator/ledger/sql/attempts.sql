@@ -43,9 +43,12 @@ UPDATE attempt SET token_hash = %(token_hash)s, lease_until = ledger_now() + %(l
 
 -- name: claimed_attempt
 SELECT a.id, a.number, a.started_at, run.available_at, run.id AS run_id, run.task, run.payload, run.payload_sha256, run.payload_size, run.running_ms,
+       run.timeout_added_ms, a.timeout_added_ms AS attempt_added_ms,
+       (extract(epoch FROM run.deadline_at - a.started_at) * 1000)::bigint AS deadline_ms, c.state AS checkpoint,
+       c.state_sha256 AS checkpoint_sha256, c.state_size AS checkpoint_size,
        run.state, run.tags, run.traceparent, run.resource_name, v.spec, p.namespace
   FROM attempt a JOIN run ON run.id = a.run_id JOIN task_version v ON v.id = run.task_version_id
-  JOIN project p ON p.id = run.project_id WHERE a.id = ANY(%(ids)s) ORDER BY a.id;
+  JOIN project p ON p.id = run.project_id LEFT JOIN checkpoint c ON c.run_id = run.id WHERE a.id = ANY(%(ids)s) ORDER BY a.id;
 
 -- name: heartbeat
 -- The row lock is the fence: a reaper that closes an attempt waits for us, or we see it closed. Locked in attempt order.
@@ -57,8 +60,8 @@ held AS (
      WHERE a.closed_at IS NULL ORDER BY a.id FOR NO KEY UPDATE OF a),
 renewed AS (
     UPDATE attempt SET lease_until = ledger_now() + %(lease)s::interval, memory_bytes = coalesce(held.memory_bytes, attempt.memory_bytes)
-      FROM held WHERE attempt.id = held.id RETURNING attempt.id, attempt.run_id)
-SELECT renewed.id, run.state FROM renewed JOIN run ON run.id = renewed.run_id;
+      FROM held WHERE attempt.id = held.id RETURNING attempt.id, attempt.run_id, attempt.timeout_added_ms)
+SELECT renewed.id, run.state, run.timeout_added_ms AS run_added_ms, renewed.timeout_added_ms AS attempt_added_ms FROM renewed JOIN run ON run.id = renewed.run_id;
 
 -- name: authenticate
 -- Who writes, open or not. Writes check openness again, under the row lock.

@@ -32,11 +32,11 @@ SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 -- name: insert_run
 -- No row: a run with this resource UID exists already.
 INSERT INTO run (id, project_id, task, task_version_id, wanted_version, state, reason, message, payload, payload_sha256,
-                 payload_size, tags, traceparent, idempotency_key, held_since, resource_uid, resource_name, resource_hash)
+                 payload_size, tags, traceparent, idempotency_key, held_since, deadline_at, resource_uid, resource_name, resource_hash)
 VALUES (%(id)s, %(project_id)s, %(task)s, %(task_version_id)s, %(wanted_version)s, 'Queued', %(reason)s, %(message)s,
         %(payload)s, %(payload_sha256)s, %(payload_size)s, %(tags)s, %(traceparent)s, %(idempotency_key)s,
         CASE WHEN %(task_version_id)s::bigint IS NULL THEN ledger_now() END,
-        %(resource_uid)s, %(resource_name)s, %(resource_hash)s)
+        ledger_now() + %(total_timeout)s::interval, %(resource_uid)s, %(resource_name)s, %(resource_hash)s)
 ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: enqueue
@@ -53,7 +53,8 @@ RETURNING run_id;
 -- name: lock_run
 SELECT run.id, run.project_id, run.task, run.task_version_id, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
        run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key,
-       p.namespace, run.traceparent, run.created_at, run.started_at, ledger_now() AS now,
+       p.namespace, run.traceparent, run.created_at, run.started_at, run.timeout_added_ms,
+       coalesce(run.deadline_at <= ledger_now(), false) AS overdue, ledger_now() AS now,
        run.ends_as, run.ends_reason, run.ends_message, run.ends_class, run.compensation_failures, run.undoing
   FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;
 
@@ -80,12 +81,13 @@ DELETE FROM step USING gone WHERE step.run_id = %(run_id)s AND step.key = gone.k
 -- name: bind_version
 -- The Task has appeared: the run joins its queue.
 UPDATE run SET task_version_id = %(task_version_id)s, reason = NULL, message = NULL, held_since = NULL,
-       available_at = ledger_now(), revision = revision + 1
+       available_at = ledger_now(), deadline_at = created_at + %(total_timeout)s::interval, revision = revision + 1
  WHERE id = %(run_id)s AND task_version_id IS NULL AND state = 'Queued' RETURNING revision;
 
 -- name: use_version
 -- Of a locked run that is in no queue: the entry it gets next has the pod key of this version.
-UPDATE run SET task_version_id = %(task_version_id)s WHERE id = %(run_id)s;
+UPDATE run SET task_version_id = %(task_version_id)s, deadline_at = created_at + %(total_timeout)s::interval
+ WHERE id = %(run_id)s;
 
 -- name: waiting_for_task
 SELECT run.id, run.wanted_version, run.payload FROM run
