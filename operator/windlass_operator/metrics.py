@@ -88,8 +88,8 @@ QUEUE_WAIT: Final = Histogram(
 )
 ATTEMPTS_ENDED: Final = Counter(
     "windlass_attempts_ended",
-    "Attempts that ended, by outcome: Succeeded, Failed, TimedOut, Cancelled, Waiting, Suspended, Compensated, Released, "
-    "Lost.",
+    "Attempts that ended, by outcome: Succeeded, Failed, TimedOut, Cancelled, Waiting, Suspended, Compensated, "
+    "Released, Lost.",
     [*_TASK, "outcome"],
     registry=REGISTRY,
 )

@@ -500,14 +500,8 @@ def _compensation_from_row(row: dict[str, Any]) -> protocol.Compensation:
         name=row["name"],
         compensation=msgspec.Raw(row["compensation"].encode()),
         result=protocol.ABSENT if row["result"] is None else msgspec.Raw(row["result"].encode()),
-        result_ref=_blob_ref(row),
+        result_ref=_blob_ref(row["result_sha256"], row["result_size"]),
     )
-
-
-def _blob_ref(row: dict[str, Any]) -> protocol.BlobRef | None:
-    if row["result_sha256"] is None:
-        return None
-    return protocol.BlobRef(sha256=row["result_sha256"], size=row["result_size"])
 
 
 def step_from_row(row: dict[str, object]) -> protocol.Step:
