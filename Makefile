@@ -134,5 +134,14 @@ test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, cluster
 	  echo "all green in $$((SECONDS - start)) s"
 
 .PHONY: bench
-bench: setup ## Measure: local processes, and the cluster if Windlass is installed in it. Writes .bench/latest.json.
+bench: setup postgres ## Measure: local processes, and the cluster if Windlass is installed in it. Writes .bench/latest.json.
 	$(BIN)/python -m bench
+
+.PHONY: bench-peers
+bench-peers: setup postgres ## Measure beside DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
+	$(BIN)/python -m bench.peers
+
+.PHONY: peer-locks
+peer-locks: setup ## Make the hash-pinned lists of what bench-peers installs again. Needs npm.
+	$(subst "make locks","make peer-locks",$(COMPILE)) bench/peers/requirements.in -o bench/peers/requirements.txt
+	cd bench/peers && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --silent

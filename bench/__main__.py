@@ -1,15 +1,24 @@
-"""``python -m bench [local|rest|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|waits|rest|scale|cluster …]``: all of them without arguments."""
 
 import sys
+from typing import Final
 
-from bench import cluster, local, report, rest, scale
+from bench import cluster, local, report, rest, scale, waits
+
+_BENCHES: Final = {
+    "local": local.main,
+    "waits": waits.main,
+    "rest": rest.main,
+    "scale": scale.main,
+    "cluster": cluster.main,
+}
 
 
 def main() -> None:
     """Run the benches that were named."""
-    wanted = sys.argv[1:] or ["local", "rest", "scale", "cluster"]
+    wanted = sys.argv[1:] or list(_BENCHES)
     figures: list[report.Figure] = []
-    for name, bench in (("local", local.main), ("rest", rest.main), ("scale", scale.main), ("cluster", cluster.main)):
+    for name, bench in _BENCHES.items():
         if name in wanted:
             print(f"— {name}")
             figures += bench()

@@ -2,18 +2,13 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
-from typing import Any
 
+from bench.local_plane import local_plane
 from bench.report import Figure, figure
 from tests.support.postgres import postgres_server
-from tests.support.world import World, a_task
-from windlass_operator.domain.retry import RetryPolicy
-from windlass_operator.ledger.database import Database
-from windlass_operator.ledger.migrate import migrate
 
 _STEPS = """
 import time
@@ -55,51 +50,13 @@ async def measure() -> list[Figure]:
     """Measure and return the figures."""
     figures = []
     with postgres_server(fsync=True) as server:
-        uri = server.create_database()
-        migrate(uri)
-        database = Database(uri, size=12)
-        await database.open()
-        world = await World(database).start()
-        api = subprocess.Popen([sys.executable, "-m", "bench.api_process", uri], stdout=subprocess.PIPE, text=True)
-        assert api.stdout is not None, "it is a pipe"
-        url = api.stdout.readline().strip()
-        try:
+        async with local_plane(server) as plane:
             for kind in ("sync", "asynchronous"):
-                times = [t for _ in range(3) for t in json.loads(await _run(world, url, kind, 300))[20:]]
+                times = [t for _ in range(3) for t in json.loads(await plane.run(_STEPS, kind, 300))[20:]]
                 figures.append(figure(f"durable step, {kind}, sequential, local processes", times, "ms", goal="<=1.2"))
-            starts = [await _first_line(world, url) for _ in range(10)]
+            starts = [float(await plane.run(_STEPS, "first_line", time.time())) for _ in range(10)]
             figures.append(figure("runner process started → first line of user code, local", starts, "s"))
-        finally:
-            api.terminate()
-            api.wait()
-        await database.close()
     return [*figures, *_imports()]
-
-
-async def _run(world: World, url: str, function: str, payload: Any) -> str:
-    task = a_task(entrypoint=f"job:{function}", source=_STEPS, retry=RetryPolicy(max_attempts=1))
-    run_id = await world.submit(task, name=function.replace("_", "-"), payload=payload)
-    await world.pods.start_due()
-    seen = list(world.cluster.pods.values())[-1]
-    env = {
-        **os.environ,
-        "WINDLASS_URL": url,
-        "POD_NAME": seen.name,
-        "POD_UID": seen.uid,
-        "WINDLASS_CREDENTIAL": world.cluster.credentials[seen.namespace],
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "windlass_runner", env=env, stdout=subprocess.DEVNULL
-    )
-    await process.wait()
-    row = await world.get(run_id)
-    if row["state"] != "Succeeded":
-        raise RuntimeError(f"the run is {row['state']}: {row['message']}")
-    return str(row["result"])
-
-
-async def _first_line(world: World, url: str) -> float:
-    return float(await _run(world, url, "first_line", time.time()))
 
 
 def _imports() -> list[Figure]:

@@ -40,10 +40,11 @@ def figure(
         print(f"{name}: {median:.3g} {unit} (p50; {spread}){_goal(goal, median, None)}")
         return Figure(name, round(median, 4), unit, goal=goal)
     theirs = statistics.median(peer[1])
-    ratio = statistics.median(a / b for a, b in zip(ours, peer[1], strict=True))
+    ratios = [a / b for a, b in zip(ours, peer[1], strict=True)]
+    ratio = statistics.median(ratios)
     print(
         f"{name}: {median:.3g} {unit} (p50; {spread}); {peer[0]}: {theirs:.3g} {unit}; "
-        f"paired ratio {ratio:.2f}{_goal(goal, median, ratio)}"
+        f"paired ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}){_goal(goal, median, ratio)}"
     )
     return Figure(name, round(median, 4), unit, {"name": peer[0], "value": round(theirs, 4)}, round(ratio, 3), goal)
 

@@ -1,4 +1,4 @@
-"""The whole API in a process of its own, on a free port; prints its address. Kubernetes' answers are scripted."""
+"""The whole API with its timers in a process of its own; prints its address. Kubernetes' answers are scripted."""
 
 import asyncio
 import sys
@@ -9,13 +9,17 @@ import uvloop
 from tests.support.rest import FakeReviews, application
 from tests.support.world import World
 from windlass_operator.ledger.database import Database
+from windlass_operator.processes import LOOK_FOR_TIMERS
+from windlass_operator.services.loops import Loop
 
 
 async def main() -> None:
     """Serve until a signal."""
     database = Database(sys.argv[1])
     await database.open()
-    app = application(World(database), FakeReviews())
+    world = World(database)
+    timers = asyncio.create_task(Loop("timers", world.waits.fire_due, every=LOOK_FOR_TIMERS).run())
+    app = application(world, FakeReviews())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -23,6 +27,8 @@ async def main() -> None:
         await asyncio.sleep(0.005)
     print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
     await task
+    timers.cancel()
+    await asyncio.gather(timers, return_exceptions=True)
     await database.close()
 
 

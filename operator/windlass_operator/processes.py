@@ -32,7 +32,7 @@ _SWEEP_EVERY = timedelta(hours=6)
 """An orphan costs room and nothing else, and a sweep lists the whole bucket."""
 
 
-_LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
+LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
 """A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
 
 
@@ -82,7 +82,7 @@ def application(context: Context) -> Any:
     async def start() -> AsyncIterator[None]:
         async with context.running():
             sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
-            timers = Loop("timers", context.waits.fire_due, every=_LOOK_FOR_TIMERS)
+            timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
             work = [context.serve_heartbeats(), sweeper.run(), timers.run()]
             tasks = [asyncio.create_task(part) for part in work]
             try:
