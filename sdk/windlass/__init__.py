@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WindlassError,
     )
     from windlass.log import logger
+    from windlass.migration import History, MigrationError, SavedStep
     from windlass.retry import Retry
     from windlass.steps import Step, step
     from windlass.tasks import Task, task
@@ -38,6 +39,8 @@ _HOMES = {
     "Client": "client",
     "CurrentRun": "context",
     "DivergenceError": "errors",
+    "History": "migration",
+    "MigrationError": "migration",
     "NotInRunError": "context",
     "PermanentError": "errors",
     "Retry": "retry",
@@ -45,6 +48,7 @@ _HOMES = {
     "RunCancelled": "errors",
     "RunFailedError": "errors",
     "RunHandle": "client",
+    "SavedStep": "migration",
     "SerializationError": "errors",
     "Step": "steps",
     "StepError": "errors",
@@ -71,6 +75,8 @@ __all__ = [
     "Client",
     "CurrentRun",
     "DivergenceError",
+    "History",
+    "MigrationError",
     "NotInRunError",
     "PermanentError",
     "Retry",
@@ -78,6 +84,7 @@ __all__ = [
     "RunCancelled",
     "RunFailedError",
     "RunHandle",
+    "SavedStep",
     "SerializationError",
     "Step",
     "StepError",

@@ -7,6 +7,7 @@ saves it the way through the thread.
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
@@ -15,6 +16,7 @@ import msgspec
 from windlass import protocol
 from windlass.branches import Branch
 from windlass.errors import DivergenceError, RunSuspended, ValueTooLargeError
+from windlass.migration import History, migrated
 from windlass.places import Places, other_arguments, other_step
 from windlass.transport import Transport
 
@@ -116,6 +118,8 @@ class Checkpoints:
         self._queue: list[_Queued] = []
         self._open: dict[str, Running] = {}
         self._thread: threading.Thread | None = None
+        self._accepted: frozenset[str] = frozenset()
+        self._dropped: frozenset[str] = frozenset()
         self.closed = False
         """The task function has ended."""
         self.diverged: DivergenceError | None = None
@@ -153,6 +157,22 @@ class Checkpoints:
                 self._places.add(page.steps)
                 self._next = page.next_steps
 
+    def migrate(self, function: Callable[[History], None]) -> None:
+        """Let a task's ``migrate`` function make history fit, if other code has written any of it.
+
+        Raises:
+            DivergenceError: The function failed.
+        """
+        while self._next is not None:
+            self._load_page()
+        if all(step.code_id == self.code_id for step in self._saved.values()):
+            return
+        made = migrated(function, self._saved.values())
+        self._saved = {step.key: step for step in made.steps}
+        self._places = Places()
+        self._places.add(made.steps)
+        self._accepted, self._dropped = made.accepted, made.dropped
+
     def recall(self, running: Running) -> protocol.Step | None:
         """Return what history has of a step that the code asks for; None: it is to be run.
 
@@ -162,6 +182,7 @@ class Checkpoints:
         self.insist()
         saved = self.find(running.key)
         running.code_id = self.code_id
+        running.replaces = running.key in self._dropped
         self._refuse(self._other_place(running, saved))
         if saved is not None:
             self.check(running, saved)
@@ -173,8 +194,8 @@ class Checkpoints:
         Raises:
             DivergenceError: It was saved with other arguments, or is something else.
         """
-        then, now = (saved.args_hash, saved.name, saved.kind), (running.args_hash, running.name, running.kind)
-        if then != now:
+        same = saved.args_hash == running.args_hash or running.key in self._accepted
+        if not same or (saved.name, saved.kind) != (running.name, running.kind):
             self._refuse(other_arguments(saved, running.name, running.args_hash, self.code_id, self._run_id))
 
     def _refuse(self, found: DivergenceError | None) -> None:

@@ -198,6 +198,8 @@ def execute(
     try:
         if not attempt.compensating:
             progress.load()
+            if task.migrate is not None:
+                checkpoints.migrate(task.migrate)
         args, kwargs = ([], {}) if attempt.compensating else arguments_of(task, attempt, transport)
         value: Any = None
         try:

@@ -12,6 +12,7 @@ from windlass.retry import Retry
 
 if TYPE_CHECKING:
     from windlass.client import RunHandle
+    from windlass.migration import History
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
@@ -36,6 +37,7 @@ class Task(Generic[P, R]):
         self.function = function
         self.name = name or function.__name__.strip("_").replace("_", "-").lower()
         self.options = options
+        self.migrate: Callable[[History], None] | None = options.get("migrate")
         self.is_async = inspect.iscoroutinefunction(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -93,6 +95,7 @@ def task(
     timeout: str | timedelta | None = None,
     attempt_timeout: str | timedelta | None = None,
     total_timeout: str | timedelta | None = None,
+    migrate: "Callable[[History], None] | None" = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a function a task.
@@ -102,17 +105,21 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
             an object and its fields are the parameters.
         name: Of the Task resource; the function's name in kebab-case by default.
         **options: ``retry`` (a :class:`Retry`), ``timeout``, ``attempt_timeout`` and ``total_timeout`` (durations such
-            as ``"1h"``): what ``windlass manifests`` writes into the Task resource.
+            as ``"1h"``): what ``windlass manifests`` writes into the Task resource. ``migrate``: a function that makes
+            the history of runs that other code began fit this code; see :class:`windlass.History`.
 
     Raises:
         TypeError: Not a function, or an unknown option.
         ValueError: The name is none that a Task resource can have, or an option's value is wrong.
     """
-    unknown = set(options) - {"retry", *_TIMEOUTS}
+    unknown = set(options) - {"retry", "migrate", *_TIMEOUTS}
     if unknown:
         raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
     if not isinstance(options.get("retry"), Retry | None):
         raise TypeError(f"@task(retry={options['retry']!r}): write Retry(max_attempts=5), for example.")
+    migrate = options.get("migrate")
+    if migrate is not None and (not callable(migrate) or inspect.iscoroutinefunction(migrate)):
+        raise TypeError(f"@task(migrate={migrate!r}): write a function, `def`, that gets the run's History.")
     for option in _TIMEOUTS:
         if options.get(option) is not None and parse_duration(options[option]) <= timedelta(0):
             raise ValueError(f"@task({option}={options[option]!r}): write more than nothing, such as '1h'.")

@@ -91,3 +91,26 @@ async def test_other_arguments_suspend_too_and_the_first_code_may_still_finish_t
     await run_once(world, url)
     assert await logs_of(world, run_id) == ["charge 1", "ship 2"]
     assert (await world.get(run_id))["state"] == "Succeeded"
+
+
+async def test_a_migrate_function_brings_old_history_to_new_code(world: World, url: str) -> None:
+    run_id = await world.submit(order("charge(1), ship(2), tax(3), thank(4 / (current_run().attempt - 1))"))
+    await run_once(world, url)
+    migrate = """
+def migrate(history):
+    history.rename("ship", "send")
+    history.insert_before("tax")
+    history.drop("tax")
+send = step(name="send")(ship.function)
+"""
+    body = order("charge(1), send(2), thank(5), tax(30)").source.replace(
+        "@task\n", f"{migrate}@task(migrate=migrate)\n"
+    )
+    changed = code(body.removeprefix("from windlass import *\n"), retry=AGAIN)
+    await change_version(world, run_id, changed)
+    assert (await run_once(world, url))[0] == exit_codes.DONE
+    assert json.loads((await world.get(run_id))["result"]) == [1, 2, 5, 30]
+    assert await logs_of(world, run_id) == ["charge 1", "ship 2", "tax 3", "thank 5", "tax 30"]
+    steps = {s["key"]: (s["result"], s["replaced"]) for s in await world.runs.steps(run_id, after=0, limit=10)}
+    assert steps["tax"] == ("30", True)
+    assert set(steps) == {"charge", "ship", "tax", "thank"}, "the ledger keeps the keys that it has"
