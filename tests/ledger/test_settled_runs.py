@@ -91,15 +91,19 @@ async def test_a_deleted_run_is_forgotten_and_a_new_one_of_its_name_is_another(w
     assert not nothing_new(world, successor)
 
 
-async def test_a_run_that_is_being_deleted_is_cancelled_by_the_resync_though_its_spec_is_the_same(world: World) -> None:
+async def test_a_run_that_is_being_deleted_is_looked_at_though_its_spec_is_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Held back by somebody's finalizer it is still listed, with the time of its deletion."""
     body = await _shown(world, world.create_run())
     body["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
-    held = world.cluster.runs
-    world.cluster.runs = {}  # a GET finds nothing any more
-    await world.imports._look_at([body])
+
+    async def gone(*_: str) -> None:
+        return None
+
+    monkeypatch.setattr(world.cluster, "run_uid", gone)  # a moment later a GET finds nothing any more
+    await world.imports.resync()
     assert await _states(world) == {"order-1": "Cancelled"}
-    assert held
 
 
 async def test_a_resync_reads_no_spec_again_that_has_not_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +115,7 @@ async def test_a_resync_reads_no_spec_again_that_has_not_changed(world: World, m
 
     monkeypatch.setattr(world.imports, "_parse", counted)
     for name in ("order-1", "order-2"):
-        world.create_run(name)
+        await _shown(world, world.create_run(name))
     for _ in range(3):
         await world.imports.resync()
     assert sorted(read) == ["order-1", "order-2"]

@@ -1,5 +1,6 @@
 """A control plane without Kubernetes: the real services on a real ledger, and builders for what tests need."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -13,8 +14,10 @@ from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.retry import RetryPolicy
+from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube.errors import KubeNotFoundError
+from windlass_operator.kube.run_head import see_run
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.projection import take_epoch
@@ -81,9 +84,9 @@ class FakeCluster:
     async def run_uid(self, namespace: str, name: str) -> str | None:
         return next((uid for uid, body in self.runs.items() if body["metadata"]["name"] == name), None)
 
-    async def each_run(self) -> AsyncIterator[dict[str, Any]]:
+    async def each_run(self) -> AsyncIterator[RunSeen]:
         for body in list(self.runs.values()):
-            yield body
+            yield see_run(json.dumps(body).encode())
 
     async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
         self.rejected[name] = (reason, message)

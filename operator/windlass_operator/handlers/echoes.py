@@ -9,33 +9,16 @@ from typing import Final
 
 import msgspec
 
-from windlass_operator.resources.names import API_VERSION
+from windlass_operator.kube.run_head import RunHead
+from windlass_operator.resources.names import API_VERSION, RUN_KIND
 
 ShowsNothingNew = Callable[[str, int, str | None], bool]
 """Whether a Run of this UID, generation and ``status.runId`` says nothing that was not acted upon."""
 
 
-class _Metadata(msgspec.Struct, rename="camel"):
-    uid: str
-    generation: int
-    resource_version: str
-    deletion_timestamp: str | None = None
-
-
-class _Status(msgspec.Struct, rename="camel"):
-    run_id: str | None = None
-
-
-class _Object(msgspec.Struct, rename="camel"):
-    api_version: str
-    kind: str
-    metadata: _Metadata
-    status: _Status | None = None
-
-
 class _Event(msgspec.Struct):
     type: str
-    object: _Object
+    object: RunHead
 
 
 _MODIFIED: Final = b'{"type":"MODIFIED"'
@@ -55,9 +38,9 @@ def without_echo(line: bytes, shows_nothing_new: ShowsNothingNew) -> bytes:
     except (msgspec.MsgspecError, RecursionError):
         return line
     run = event.object
-    if (run.api_version, run.kind) != (API_VERSION, "Run") or run.metadata.deletion_timestamp is not None:
+    if (run.api_version, run.kind) != (API_VERSION, RUN_KIND) or run.metadata.deletion_timestamp is not None:
         return line
-    if not shows_nothing_new(run.metadata.uid, run.metadata.generation, run.status.run_id if run.status else None):
+    if not shows_nothing_new(run.metadata.uid, run.metadata.generation, run.run_id):
         return line
     kept = {
         "apiVersion": run.api_version,

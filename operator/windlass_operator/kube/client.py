@@ -21,6 +21,7 @@ from windlass_operator.kube.kinds import (
     TOKEN_REVIEWS,
     Kind,
 )
+from windlass_operator.kube.pages import continue_token, items_of
 from windlass_operator.kube.permissions import Permission
 from windlass_operator.kube.transport import Answer, Transport, find_configuration, json_body
 from windlass_operator.resources.names import GROUP
@@ -136,6 +137,23 @@ class KubeClient:
         query: dict[str, str | int] = {"limit": limit}
         query |= {"labelSelector": label_selector} if label_selector else {}
         query |= {"fieldSelector": field_selector} if field_selector else {}
+        async for answer in self._pages(kind, namespace, query):
+            for item in _as_object(answer).get("items") or ():
+                yield item
+
+    async def scan(self, kind: Kind, namespace: str | None, *, limit: int = 500) -> AsyncIterator[bytes]:
+        """Yield objects as :meth:`list` does, each as the JSON that it came as, for who needs little of them.
+
+        Raises:
+            KubeNotFoundError: The kind is not installed.
+            KubeUnavailableError: No usable answer after a few tries.
+            ForbiddenByPolicyError: We may not list.
+        """
+        async for answer in self._pages(kind, namespace, {"limit": limit}):
+            for item in items_of(answer.body):
+                yield item
+
+    async def _pages(self, kind: Kind, namespace: str | None, query: dict[str, str | int]) -> AsyncIterator[Answer]:
         path, what = kind.path(namespace), f"list {kind.plural} in {namespace or 'the cluster'}"
         while True:
             answer = await self._retried("GET", path, what=what, query=query, also_accept=(410,))
@@ -145,10 +163,8 @@ class KubeClient:
                     raise errors.from_answer(503, answer.headers, answer.body, what=what)
                 token = errors.expired_continue(answer.body)
             else:
-                page = _as_object(answer)
-                for item in page.get("items") or ():
-                    yield item
-                token = (page.get("metadata") or {}).get("continue")
+                yield answer
+                token = continue_token(answer.body)
                 if not token:
                     return
             if token:

@@ -10,6 +10,7 @@ import structlog
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
+from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube import manifests
 from windlass_operator.kube.client import KubeClient, TokenIdentity, secret_text
@@ -21,6 +22,7 @@ from windlass_operator.kube.errors import (
 )
 from windlass_operator.kube.kinds import CORE_EVENTS, NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
 from windlass_operator.kube.reading import read_event, read_task, see_pod
+from windlass_operator.kube.run_head import see_run
 from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL, RUNNER_CONTAINER
 from windlass_operator.resources.names import TASK_LABEL
 
@@ -145,9 +147,11 @@ class KubeCluster:
         log = await self._client.pod_log(namespace, name, container=RUNNER_CONTAINER, tail=_LINES) if exists else ""
         return {"events": events[-_EVENTS:], "lines": [line[:_LONGEST_LINE] for line in log.splitlines()]}
 
-    def each_run(self) -> AsyncIterator[dict[str, Any]]:
+    async def each_run(self) -> AsyncIterator[RunSeen]:
         """Yield all Run resources of the watched namespaces, page by page."""
-        return self._each(RUNS)
+        for namespace in self._namespaces:
+            async for text in self._client.scan(RUNS, namespace):
+                yield see_run(text)
 
     async def run_uid(self, namespace: str, name: str) -> str | None:
         """Return the UID of the Run with this name; None only where the API server says that there is none."""

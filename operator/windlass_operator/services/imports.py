@@ -12,6 +12,7 @@ import structlog
 from windlass_operator import metrics
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.project import Project
+from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.ledger import projection, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.batch import Batch
@@ -45,7 +46,7 @@ class RunReader(Protocol):
         """Return the UID of the Run with this name; None only where the API server says that there is none."""
         ...
 
-    def each_run(self) -> AsyncIterator[dict[str, Any]]:
+    def each_run(self) -> AsyncIterator[RunSeen]:
         """Yield all Run resources of the watched namespaces."""
         ...
 
@@ -191,16 +192,15 @@ class ImportService:
         believed = await projection.unfinished_resources(self._database, _SETTLED)
         missing = {row["resource_uid"]: row for row in believed}
         seen: set[str] = set()
-        bodies: list[dict[str, Any]] = []
-        async for body in self._reader.each_run():  # never all of them in memory
-            uid = str((body.get("metadata") or {}).get("uid"))
-            seen.add(uid)
-            missing.pop(uid, None)
-            bodies.append(body)
-            if len(bodies) == _LOOKS:
-                await self._look_at(bodies)
-                bodies = []
-        await self._look_at(bodies)
+        together: list[RunSeen] = []
+        async for run in self._reader.each_run():  # never all of them in memory
+            seen.add(run.uid)
+            missing.pop(run.uid, None)
+            together.append(run)
+            if len(together) == _LOOKS:
+                await self._look_at(together)
+                together = []
+        await self._look_at(together)
         self._settled.keep(seen)
         if len(missing) >= _MASS_MINIMUM and len(missing) > _MASS_ABSENCE * len(believed):
             log.error("most Run resources seem to be gone; nothing is cancelled", missing=len(missing))
@@ -208,42 +208,30 @@ class ImportService:
         for row in missing.values():
             await self._gone(row["resource_uid"], row["resource_name"], row["namespace"])
 
-    async def _look_at(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+    async def _look_at(self, seen: Sequence[RunSeen]) -> None:
         """Observe resources together. One junk object does not keep the others from being looked at.
 
         Raises:
             LedgerUnavailableError: Postgres is away; the next resync looks again.
         """
-        bodies = await self._unsettled(bodies)
-        found = await asyncio.gather(*(self.observe(body) for body in bodies), return_exceptions=True)
-        for body, error in zip(bodies, found, strict=True):
+        _SEEN_BY_RESYNC.inc(len(seen))
+        news = await self._with_news(seen)
+        found = await asyncio.gather(*(self.observe(run.body()) for run in news), return_exceptions=True)
+        for run, error in zip(news, found, strict=True):
             if isinstance(error, LedgerUnavailableError) or (error and not isinstance(error, Exception)):
                 raise error
             if error is not None:
-                uid = str((body.get("metadata") or {}).get("uid"))
-                log.warning("run not imported", uid=uid, error=str(error)[:300])
+                log.warning("run not imported", uid=run.uid, error=str(error)[:300])
 
-    async def _unsettled(self, bodies: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return those that must be looked at as a whole; of the others, mend the statuses.
+    async def _with_news(self, seen: Sequence[RunSeen]) -> list[RunSeen]:
+        """Return those that must be looked at as a whole.
 
-        That a resource is settled is not taken on trust here: the ledger may be an older copy than it was.
+        What is remembered is not taken for granted here: the ledger may be an older copy than it was.
         """
-        _SEEN_BY_RESYNC.inc(len(bodies))
-        settled = {str(body["metadata"]["uid"]): run_id for body in bodies if (run_id := self._settled_run(body))}
-        found = await runs.by_resources(self._database, list(settled)) if settled else {}
-        rest = []
-        for body in bodies:
-            uid = (body.get("metadata") or {}).get("uid")
-            known = settled.get(uid) if isinstance(uid, str) else None
-            if known is None or found.get(str(uid)) != known:
-                rest.append(body)
-            else:
-                await self._mend_status(body, known)
-        return rest
-
-    def _settled_run(self, body: Mapping[str, Any]) -> UUID | None:
-        meta = body.get("metadata") or {}
-        return None if meta.get("deletionTimestamp") else self._settled.run_of(meta.get("uid"), meta.get("generation"))
+        old = [run for run in seen if not run.deleting and self.shows_nothing_new(run.uid, run.generation, run.run_id)]
+        found = await runs.by_resources(self._database, [run.uid for run in old]) if old else {}
+        settled = {run.uid for run in old if str(found.get(run.uid)) == run.run_id}
+        return [run for run in seen if run.uid not in settled]
 
 
 @dataclass(frozen=True, slots=True)
