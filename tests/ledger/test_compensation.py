@@ -9,9 +9,11 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from tests.ledger.test_waits import a_sleep, begin, suspend
 from tests.support.clock import Clock
 from tests.support.world import SECOND, SHOP, World, a_failure, a_step, a_task
 from windlass import protocol
+from windlass_operator import metrics
 from windlass_operator.domain.compensation import COMPENSATION_BUDGET
 from windlass_operator.domain.errors import AttemptClosedError, PayloadTooLargeError
 from windlass_operator.domain.pods import PodSeen
@@ -273,6 +275,47 @@ async def test_a_config_problem_that_outlasts_start_timeout_ends_the_undoing(wor
     assert (row["state"], row["reason"]) == ("Failed", "CompensationFailed")
     assert "Not undone: 'charge'. no such image" in row["message"]
     assert await world.database.fetch("SELECT * FROM queue_entry") == []
+
+
+async def test_a_config_problem_that_ends_a_queued_run_leaves_its_steps_to_be_undone(
+    world: World, clock: Clock
+) -> None:
+    run_id = await world.submit(a_task(start_timeout=timedelta(minutes=1)))
+    (attempt,) = await world.claim()
+    await save(world, attempt, undoable("charge"))
+    await world.attempts.release(attempt.token, protocol.ReleaseRequest())
+    await world.pods.start_due()
+    await world.pods.observe(_waiting(list(world.cluster.pods.values())[-1]))
+    clock.advance(timedelta(minutes=2))
+    assert await world.runs.fail_held() == 1
+    row = await world.get(run_id)
+    assert (row["state"], row["reason"], row["held_since"]) == ("Compensating", "ImagePullFailed", None)
+    assert await world.runs.fail_held() == 0, "it has a startTimeout of its own"
+    (undoing,) = await world.claim(claim_id="claim-2")
+    await undo(world, undoing, "charge")
+    before = _finished("Failed", "config")
+    assert (await world.attempts.complete(undoing.token, DONE)).state == "Failed"
+    assert (await world.get(run_id))["reason"] == "ImagePullFailed"
+    assert _finished("Failed", "config") == before + 1, "who answers for the end is not forgotten meanwhile"
+
+
+def _finished(state: str, failure_class: str) -> float:
+    labels = {"namespace": "shop", "task": "order", "state": state, "class": failure_class}
+    return metrics.REGISTRY.get_sample_value("windlass_runs_finished_total", labels) or 0
+
+
+async def test_a_waiting_run_is_compensated_when_it_is_cancelled_and_waits_no_more(world: World) -> None:
+    run_id = await world.submit()
+    (attempt,) = await world.claim()
+    await save(world, attempt, undoable("charge"))
+    await begin(world, attempt.token, a_sleep())
+    assert (await suspend(world, attempt.token, "sleep")).suspended
+    assert await cancel(world, run_id) is RunState.COMPENSATING
+    assert await world.database.fetch("SELECT * FROM wait") == []
+    assert [s["key"] for s in await world.runs.steps(run_id, after=0, limit=10)] == ["charge"]
+    (undoing,) = await world.claim(claim_id="claim-2")
+    await undo(world, undoing, "charge")
+    assert (await world.attempts.complete(undoing.token, DONE)).state == "Cancelled"
 
 
 def _waiting(seen: PodSeen) -> PodSeen:
