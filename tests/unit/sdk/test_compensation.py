@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.history import History
 from windlass import PermanentError, RetryAt, ValueTooLargeError, compensation, current_run, protocol, step, task
+from windlass.errors import AttemptClosedError
 from windlass.execution import Finished
 
 EFFECTS: list[Any] = []
@@ -254,3 +256,37 @@ def test_a_module_that_is_loaded_again_declares_its_steps_again() -> None:
 
 def test_outside_a_run_a_step_with_a_compensation_is_its_function() -> None:
     assert charge(3) == Receipt("ch-3", 7)
+
+
+class Dying(History):
+    """A process that dies at one of its writes: before the ledger has it, or after."""
+
+    def __init__(self, steps: dict[str, protocol.Step], at: int, *, stored: bool) -> None:
+        super().__init__()
+        self.steps = dict(steps)
+        self.left = at
+        self.stored = stored
+
+    def save_steps(self, steps: Sequence[protocol.Step]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            if self.stored:
+                super().save_steps(steps)
+            raise AttemptClosedError
+        super().save_steps(steps)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_death_at_any_checkpoint_repeats_at_most_the_compensation_that_had_none(at: int, *, stored: bool) -> None:
+    history = History()
+    history.failure(sells, 7)
+    EFFECTS.clear()
+    dying = Dying(history.steps, at, stored=stored)
+    with pytest.raises(AttemptClosedError):
+        dying.undo(sells)
+    assert dying.undo(sells, number=3).complete is not None
+    expected = ["unship", "unreserve", "refund"]
+    if not stored:
+        expected.insert(at, expected[at - 1])  # its effect came before its checkpoint
+    assert [effect[0] for effect in EFFECTS] == expected
