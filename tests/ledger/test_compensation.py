@@ -299,6 +299,25 @@ async def test_a_config_problem_that_ends_a_queued_run_leaves_its_steps_to_be_un
     assert _finished("Failed", "config") == before + 1, "who answers for the end is not forgotten meanwhile"
 
 
+async def test_total_timeout_lets_a_run_undo_its_steps_in_its_own_time(world: World, clock: Clock) -> None:
+    run_id = await world.submit(a_task(total_timeout=timedelta(minutes=1)))
+    (attempt,) = await world.claim()
+    await save(world, attempt, undoable("charge"))
+    await world.attempts.release(attempt.token, protocol.ReleaseRequest())
+    clock.advance(timedelta(minutes=2))
+    before = _finished("TimedOut", "timeout")
+    assert await world.progress.end_overdue() == 1
+    assert (await world.get(run_id))["state"] == "Compensating"
+    assert _finished("TimedOut", "timeout") == before, "it has not ended yet"
+    (undoing,) = await world.claim(claim_id="claim-2")
+    assert undoing.deadline_ms is None
+    assert await world.progress.end_overdue() == 0
+    await undo(world, undoing, "charge")
+    assert (await world.attempts.complete(undoing.token, DONE)).state == "TimedOut"
+    assert (await world.get(run_id))["reason"] == "TotalTimedOut"
+    assert _finished("TimedOut", "timeout") == before + 1
+
+
 def _finished(state: str, failure_class: str) -> float:
     labels = {"namespace": "shop", "task": "order", "state": state, "class": failure_class}
     return metrics.REGISTRY.get_sample_value("windlass_runs_finished_total", labels) or 0

@@ -69,20 +69,22 @@ class ProgressService:
         ended = 0
         for run_id in await progress.overdue(self._database):
 
-            async def work(connection: Connection, run_id: UUID = run_id) -> LockedRun | None:
+            async def work(connection: Connection, run_id: UUID = run_id) -> tuple[LockedRun, RunState] | None:
                 run = await runs.lock(connection, run_id)
                 if run is None or run.state not in _WITHOUT_ATTEMPT or not run.overdue:
                     return None
                 limit = run.snapshot.total_timeout if run.snapshot else None
                 message = f"The run had not ended within totalTimeout{_in_brackets(limit)}, waits included."
-                change = Change(event=RunEvent.TIME_OUT, reason=TOTAL_TIMED_OUT, message=message)
-                await runs.apply(connection, run, change)
-                return run
+                change = Change(
+                    event=RunEvent.TIME_OUT, reason=TOTAL_TIMED_OUT, message=message, failure_class="timeout"
+                )
+                return run, await runs.apply(connection, run, change)
 
-            run = await self._database.transaction(work)
-            if run is not None:
+            found = await self._database.transaction(work)
+            if found is not None:
                 ended += 1
-                self._record.run_ended(run, RunState.TIMED_OUT, reason=TOTAL_TIMED_OUT, failure_class="timeout")
+                if found[1].final:  # or it is being compensated first
+                    self._record.run_ended(*found, reason=TOTAL_TIMED_OUT, failure_class="timeout")
                 self._changed(run_id)
         return ended
 
