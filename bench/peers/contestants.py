@@ -49,6 +49,8 @@ async def asynchronous(count):
     return {"times": times, "effects": done}
 """
 _LINE: Final = 4 * 1024 * 1024
+_TELLS_AFTER: Final = 11
+"""Seconds after which PostgreSQL's statistics have what a session did that is idle since: 10, and a bit."""
 
 
 class Ours:
@@ -118,8 +120,9 @@ def postgres_durability(uri: str) -> dict[str, str]:
         return {name: str((connection.execute(f"SHOW {name}").fetchone() or ("?",))[0]) for name in names}
 
 
-def postgres_syncs(uri: str) -> int:
-    """Return how often the server has synchronised its log to disk. A session tells it with up to 10 s delay."""
+async def postgres_syncs(uri: str) -> int:
+    """Return how often the server has synchronised its log to disk, when every session has told."""
+    await asyncio.sleep(_TELLS_AFTER)
     with psycopg.connect(uri, autocommit=True) as connection:
         row = connection.execute("SELECT wal_sync FROM pg_stat_wal").fetchone()
     return int(row[0]) if row else 0

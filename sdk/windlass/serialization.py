@@ -10,6 +10,8 @@ from windlass.errors import SerializationError
 from windlass.unserializable import DEPTH, explain, fields_of, find_problem, named
 
 EMPTY: Final = inspect.Parameter.empty
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+"""Kept: to make one costs more than to encode a small value with it."""
 _RUN: Final = 150
 """More than 300 digits fill at least one piece of this length, wherever they stand."""
 _PLAIN: Final[dict[Any, tuple[type, ...]]] = {
@@ -41,7 +43,7 @@ def encode(value: Any, *, what: str) -> bytes:
 def _encode_plain(value: Any, what: str) -> bytes | None:
     """Return the JSON of plain values, None for a value that needs pydantic."""
     try:
-        data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        data = _ENCODER.encode(value).encode()
     except (ValueError, RecursionError) as error:  # NaN, a cycle, a lone surrogate, too deep
         raise explain(value, what, error) from None
     except TypeError:
@@ -59,7 +61,7 @@ def _encode_rich(value: Any, what: str) -> bytes:
 
     try:
         plain = to_jsonable_python(value, inf_nan_mode="constants")
-        return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(plain).encode()
     except (PydanticSerializationError, ValueError, RecursionError, TypeError) as error:
         raise explain(value, what, error) from None
 
@@ -147,7 +149,7 @@ def annotations_of(function: Callable[..., Any]) -> tuple[inspect.Signature, Any
 
 def _loads(data: bytes, what: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data.decode())  # bytes would be searched for a byte order mark first
     except RecursionError:
         raise SerializationError(f"{what}: it is nested too deeply for Python's JSON reader.") from None
     except ValueError as error:  # integers of thousands of digits among them, of which Python makes no int

@@ -6,6 +6,7 @@ the attempt ends, and the run goes on in another process when the first of them 
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -346,9 +347,9 @@ def _branch(name: str) -> "Branch":
 
 def in_loop() -> bool:
     """Whether the caller is asynchronous code."""
-    import asyncio
-
-    return asyncio._get_running_loop() is not None  # noqa: SLF001 - public by asyncio's __all__
+    # Where nobody has imported it no loop runs, and synchronous code need not pay for the import.
+    asyncio: Any = sys.modules.get("asyncio")
+    return hasattr(asyncio, "_get_running_loop") and asyncio._get_running_loop() is not None  # noqa: SLF001 - public by its __all__
 
 
 def only_async(name: str) -> None:

@@ -12,7 +12,7 @@ HEAVY = {
 
 _ATTEMPT = """
 import msgspec
-from windlass import current_run, execution, logger, protocol, step, task
+from windlass import current_run, execution, logger, protocol, sleep_sync, step, task
 
 class Nowhere:
     def save_steps(self, steps): pass
@@ -24,6 +24,7 @@ def add(a: int, b: int) -> dict:
 @task
 def main(payload: dict) -> dict:
     logger.info("adding")
+    sleep_sync("1ms")
     return add(payload["a"], b=2)
 
 attempt = protocol.ClaimedAttempt(
