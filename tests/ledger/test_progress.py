@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.clock import Clock
-from tests.support.world import SECOND, SHOP, World, a_failure, a_task
+from tests.support.world import SECOND, SHOP, World, a_failure, a_step, a_task
 from windlass import protocol
 from windlass_operator.domain.errors import AttemptClosedError, PayloadInvalidError, ValueNotStoredError
 from windlass_operator.domain.ids import content_hash
@@ -158,6 +158,20 @@ async def test_total_timeout_ends_a_run_that_is_queued_waiting_or_suspended(worl
     assert (row["state"], row["reason"]) == ("TimedOut", "TotalTimedOut")
     assert status_of(row)["message"] == "The run had not ended within totalTimeout (1h), waits included."
     assert await world.database.fetch("SELECT run_id FROM queue_entry UNION ALL SELECT run_id FROM wait") == []
+
+
+async def test_total_timeout_lets_finished_steps_be_undone_first(world: World, clock: Clock) -> None:
+    run_id = await with_limit(world)
+    (attempt,) = await world.claim()
+    step = a_step("charge")
+    step.compensation = msgspec.Raw(b'{"module": "order", "arguments": {}}')
+    await world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[step]))
+    await world.attempts.fail(attempt.token, a_failure())
+    clock.advance(HOUR)
+    assert await world.progress.end_overdue() == 1
+    row = await world.get(run_id)
+    assert (row["state"], row["ends_as"], row["reason"]) == ("Compensating", "TimedOut", "TotalTimedOut")
+    assert await world.progress.end_overdue() == 0
 
 
 async def test_a_running_attempt_learns_of_total_timeout_and_is_retried_no_more(world: World, clock: Clock) -> None:

@@ -12,6 +12,7 @@ from windlass import protocol
 from windlass_operator.domain.errors import AttemptClosedError, TaskNotFoundError
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.run_state import RunState
+from windlass_operator.ledger import gauges
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.run_lists import RunFilter
 from windlass_operator.services.projection import status_of
@@ -68,6 +69,7 @@ async def test_a_suspended_run_costs_no_pod_and_is_found_by_its_state(world: Wor
         SHOP, RunFilter(states=frozenset({RunState.SUSPENDED})), order="created_desc", cursor=None, limit=10
     )
     assert [row["id"] for row in found] == [run_id]
+    assert (await gauges.count(world.database)).runs == [(("shop", "order", "Suspended"), 1)]
 
 
 async def test_resume_goes_on_with_the_newest_version_in_its_pods_and_after_the_finished_steps(world: World) -> None:

@@ -36,7 +36,8 @@ class Counts:
 
 async def count(database: Database) -> Counts:
     """Look once."""
-    found = [await database.fetch(_SQL[name]) for name in ("queued_runs", "runs_without_task", "open_runs")]
+    states = ("queued_runs", "runs_without_task", "open_runs", "idle_runs")
+    found = [await database.fetch(_SQL[name]) for name in states]
     runs: Counter[tuple[str, str, str]] = Counter()
     for row in chain(*found):  # one that is being compensated is in the queue or open, under the same state
         runs[row["namespace"], row["task"], row["state"]] += int(row["n"])

@@ -12,6 +12,11 @@ SELECT p.namespace, run.task, run.state, count(*) AS n FROM run JOIN project p O
 SELECT p.namespace, run.task, run.state, count(*) AS n FROM attempt a JOIN run ON run.id = a.run_id
   JOIN project p ON p.id = run.project_id WHERE a.closed_at IS NULL GROUP BY p.namespace, run.task, run.state;
 
+-- name: idle_runs
+-- They are in no queue and have no attempt. By the index of unfinished runs: finished ones are not looked at.
+SELECT p.namespace, run.task, run.state, count(*) AS n FROM run JOIN project p ON p.id = run.project_id
+ WHERE run.finished_at IS NULL AND run.state IN ('Waiting', 'Suspended') GROUP BY p.namespace, run.task, run.state;
+
 -- name: held_by_reason
 SELECT coalesce(reason, '') AS reason, count(*) AS n FROM run WHERE held_since IS NOT NULL GROUP BY 1;
 
