@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from tests.ledger.test_suspended import divergence
 from tests.ledger.test_waits import a_sleep, begin, suspend
 from tests.support.clock import Clock
 from tests.support.world import SECOND, SHOP, World, a_failure, a_step, a_task
@@ -297,6 +298,17 @@ async def test_a_config_problem_that_ends_a_queued_run_leaves_its_steps_to_be_un
     assert (await world.attempts.complete(undoing.token, DONE)).state == "Failed"
     assert (await world.get(run_id))["reason"] == "ImagePullFailed"
     assert _finished("Failed", "config") == before + 1, "who answers for the end is not forgotten meanwhile"
+
+
+async def test_a_suspended_run_is_compensated_when_it_is_cancelled(world: World) -> None:
+    run_id = await world.submit()
+    (attempt,) = await world.claim()
+    await save(world, attempt, undoable("charge"))
+    assert (await world.attempts.fail(attempt.token, divergence())).state == "Suspended"
+    assert await cancel(world, run_id) is RunState.COMPENSATING
+    (undoing,) = await world.claim(claim_id="claim-2")
+    await undo(world, undoing, "charge")
+    assert (await world.attempts.complete(undoing.token, DONE)).state == "Cancelled"
 
 
 async def test_total_timeout_lets_a_run_undo_its_steps_in_its_own_time(world: World, clock: Clock) -> None:
