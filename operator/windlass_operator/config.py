@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from windlass.durations import InvalidDurationError, parse_duration
 from windlass_operator.domain.errors import WindlassError
 
 LEASE: Final = timedelta(seconds=30)
@@ -55,6 +56,7 @@ class Config:
         port: Port of this process's HTTP server.
         pool_size: Connections to Postgres.
         max_starting_pods: Pods that may be on their way at once, over all keys.
+        approval_ttl: How long an Approval stays after its run's end.
         metrics_tasks: Tasks that keep their names in the labels of metrics; the others share one value.
         traces: Whether spans are sent: an OTLP endpoint is configured.
         trace_ratio: Share of the runs without a caller's trace that get one of their own.
@@ -73,6 +75,7 @@ class Config:
     port: int = 8080
     pool_size: int = 8
     max_starting_pods: int = 100
+    approval_ttl: timedelta = timedelta(hours=1)
     metrics_tasks: int = 200
     traces: bool = False
     trace_ratio: float = 1.0
@@ -104,6 +107,7 @@ class Config:
             port=_number(env, "WINDLASS_PORT", cls.port),
             pool_size=_number(env, "WINDLASS_POOL_SIZE", cls.pool_size),
             max_starting_pods=_number(env, "WINDLASS_MAX_STARTING_PODS", cls.max_starting_pods),
+            approval_ttl=_duration(env, "WINDLASS_APPROVAL_TTL", cls.approval_ttl),
             metrics_tasks=_number(env, "WINDLASS_METRICS_TASKS", cls.metrics_tasks),
             traces=_traces(env),
             trace_ratio=_ratio(env, "OTEL_TRACES_SAMPLER_ARG", cls.trace_ratio),
@@ -150,6 +154,14 @@ def _one_of(env: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
         choice = " or ".join(f"`{word}`" for word in allowed if word)
         raise ConfigError(f"{name} is {value[:40]!r}; it must be {choice}.")
     return value
+
+
+def _duration(env: Mapping[str, str], name: str, default: timedelta) -> timedelta:
+    text = env.get(name, "")
+    try:
+        return parse_duration(text) if text else default
+    except InvalidDurationError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -23,7 +23,7 @@ from windlass_operator.config import Config, ConfigError
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.kube import permissions
 from windlass_operator.kube.client import KubeClient
-from windlass_operator.kube.kinds import RUNS, TASKS
+from windlass_operator.kube.kinds import APPROVALS, RUNS, TASKS
 from windlass_operator.kube.permissions import Permission, Process
 from windlass_operator.ledger.migrate import schema_gap
 
@@ -133,12 +133,12 @@ async def _cluster(config: Config, process: Process) -> AsyncIterator[Finding]:
 
 
 async def _resources(client: KubeClient, config: Config) -> Finding:
-    for kind in (TASKS, RUNS):
+    for kind in (TASKS, RUNS, APPROVALS):
         # A server without the kind answers 404 even to who may not list it; 403 means that it is there.
         if not await client.knows(kind, next(iter(config.namespaces), None)):
             mend = "helm upgrade windlass with crds.install=true, or kubectl apply -f crds/."
             return Finding("resources", "fail", f"The cluster does not know {kind.plural}.{kind.group}.", mend)
-    return Finding("resources", "ok", f"The cluster knows {TASKS.plural} and {RUNS.plural} of {TASKS.group}.")
+    return Finding("resources", "ok", f"The cluster knows Tasks, Runs and Approvals of {TASKS.group}.")
 
 
 async def granted(client: KubeClient, process: Process, namespaces: tuple[str, ...], release: str) -> Finding:

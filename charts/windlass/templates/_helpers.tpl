@@ -148,6 +148,8 @@ topologySpreadConstraints:
   value: {{ include "windlass.runnerImage" $root }}
 - name: WINDLASS_RUNNER_IDENTITY
   value: {{ $root.Values.runner.identity }}
+- name: WINDLASS_APPROVAL_TTL
+  value: {{ $root.Values.approvals.ttlAfterFinished | quote }}
 - name: WINDLASS_METRICS_TASKS
   value: {{ $root.Values.metrics.tasks | quote }}
 {{- with $root.Values.traces.endpoint }}

@@ -10,8 +10,13 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [windlass.dev]
   resources: [runs]
   verbs: [get, list, watch, delete]
+# Approvals: made for the waits of runs, shown, and deleted some time after the run's end. What was decided through the API is
+# written into them, so that nobody decides once more.
 - apiGroups: [windlass.dev]
-  resources: [tasks/status, runs/status]
+  resources: [approvals]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [windlass.dev]
+  resources: [tasks/status, runs/status, approvals/status]
   verbs: [patch]
 # Runner pods: started, watched, deleted.
 - apiGroups: [""]

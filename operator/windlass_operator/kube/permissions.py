@@ -43,8 +43,10 @@ _IN_PROJECTS: Final[dict[Process, tuple[_Rule, ...]]] = {
     "operator": (
         (GROUP, "tasks", "get list watch", ""),
         (GROUP, "runs", "get list watch delete", ""),
+        (GROUP, "approvals", "get list watch create patch delete", ""),
         (GROUP, "tasks/status", "patch", ""),
         (GROUP, "runs/status", "patch", ""),
+        (GROUP, "approvals/status", "patch", ""),
         ("", "pods", "get list watch create delete", ""),
         ("", "pods/log", "get", ""),
         ("", "events", "get list", ""),

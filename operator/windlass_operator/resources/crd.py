@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from windlass_operator.resources import names
+from windlass_operator.resources.approval import ApprovalSpec, ApprovalStatus
 from windlass_operator.resources.base import KubeModel
 from windlass_operator.resources.run import RunSpec, RunStatus
 from windlass_operator.resources.task import TaskSpec, TaskStatus
@@ -138,6 +139,29 @@ def run_crd() -> Object:
     )
 
 
+def approval_crd() -> Object:
+    """Return the CRD of Approval."""
+    return _crd(
+        names.APPROVAL_KIND,
+        names.APPROVALS,
+        "wa",
+        "An Approval is a question of a run to people; the run waits for the answer and holds no pod. Decide by "
+        "setting spec.decision and spec.by, or with windlass approvals approve. Windlass makes it, and deletes it some "
+        "time after the run's end.",
+        (ApprovalSpec, ApprovalStatus),
+        columns=[
+            _column("State", ".status.state", "Whether it is decided, and how."),
+            _column("Task", ".spec.task", "The Task that asks."),
+            _column("Question", ".status.summary", "What is to be decided."),
+            _column("By", ".status.by", "Who decided."),
+            _AGE,
+            _column("Expires", ".spec.expiresAt", "Until when it can be decided.", wide=True),
+            _column("Run", ".spec.runId", "Id of the run that waits.", wide=True),
+        ],
+        selectable=[".spec.task", ".spec.runId", ".status.state"],
+    )
+
+
 def _crd(
     kind: str,
     plural: str,
@@ -212,7 +236,7 @@ def dump(document: Object) -> str:
 def render() -> dict[Path, str]:
     """Return every generated file, by its path in the repository."""
     files: dict[Path, str] = {}
-    for crd in (task_crd(), run_crd()):
+    for crd in (task_crd(), run_crd(), approval_crd()):
         name = f"{crd['metadata']['name']}.yaml"
         text = dump(crd)
         files[_PLAIN / name] = _HEADER + text

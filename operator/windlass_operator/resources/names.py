@@ -12,6 +12,8 @@ TASK_KIND: Final = "Task"
 TASKS: Final = "tasks"
 RUN_KIND: Final = "Run"
 RUNS: Final = "runs"
+APPROVAL_KIND: Final = "Approval"
+APPROVALS: Final = "approvals"
 
 PREFIX: Final = "windlass.dev/"
 """Of every label, annotation and finalizer that we set; what does not begin with it is not ours to touch."""

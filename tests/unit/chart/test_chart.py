@@ -24,6 +24,7 @@ from tests.unit.chart.rendering import (
     select,
 )
 from windlass_operator.config import Config
+from windlass_operator.resources.approval import ApprovalSpec
 from windlass_operator.resources.run import RunSpec
 
 EVERYTHING: Object = {
@@ -269,6 +270,35 @@ def test_the_policy_guards_every_field_of_a_run_but_cancel() -> None:
         assert "spec.cancel" in rule["message"], "it says what to do instead"
     assert policy["matchConstraints"]["resourceRules"][0]["resources"] == ["runs"], "statuses are none of its business"
     assert policy["matchConstraints"]["resourceRules"][0]["operations"] == ["UPDATE"]
+
+
+def test_the_policy_of_approvals_guards_every_field() -> None:
+    policy = one(render(), "ValidatingAdmissionPolicy", "windlass-approval")["spec"]
+    fields = {str(field.alias) for field in ApprovalSpec.model_fields.values()}
+    said = [rule.get("message", "") for rule in policy["validations"]]
+    assert {text.split()[0].removeprefix("spec.") for text in said if "cannot be changed" in text} == fields
+    assert policy["failurePolicy"] == "Fail"
+    assert policy["matchConstraints"]["resourceRules"][0]["operations"] == ["CREATE", "UPDATE"]
+    assert policy["matchConstraints"]["resourceRules"][0]["resources"] == ["approvals"]
+
+
+@pytest.mark.parametrize("release", ["windlass", "durable"])
+def test_only_the_releases_own_operator_writes_for_others(release: str) -> None:
+    objects = render(release=release)
+    (policy,) = [o for o in select(objects, "ValidatingAdmissionPolicy") if o["metadata"]["name"].endswith("-approval")]
+    (deployment,) = [o for o in select(objects, "Deployment") if o["metadata"]["name"].endswith("-operator")]
+    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    variables = {variable["name"]: variable["expression"] for variable in policy["spec"]["variables"]}
+    assert variables["byOperator"] == f'request.userInfo.username == "system:serviceaccount:{NAMESPACE}:{account}"'
+
+
+def test_the_time_for_which_approvals_stay_reaches_the_operator() -> None:
+    (container,) = one(render({"approvals": {"ttlAfterFinished": "90s"}}), "Deployment", "windlass-operator")["spec"][
+        "template"
+    ]["spec"]["containers"]
+    values = {name: entry["value"] for name, entry in env(container).items() if "value" in entry}
+    read = Config.from_env({"WINDLASS_POSTGRES_URI": "postgresql:///", **values})
+    assert read.approval_ttl.total_seconds() == 90
 
 
 def test_the_policy_can_be_left_out() -> None:

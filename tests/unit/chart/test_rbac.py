@@ -35,7 +35,7 @@ def _permissions(objects: list[Object]) -> dict[str, Any]:
                 who = f"{subject['namespace']}/{subject['name']}"
                 granted.setdefault(who, {})[f"{where or 'whole cluster'} ({ref['name']})"] = [_line(r) for r in rules]
     for (kind, _, name), rules in roles.items():
-        if kind == "ClusterRole" and name.endswith(("-view", "-edit")):
+        if kind == "ClusterRole" and name.endswith(("-view", "-edit", "-approve")):
             granted[f"people by aggregation: {name}"] = [_line(r) for r in rules]
     return granted
 
@@ -101,6 +101,22 @@ def test_the_lease_is_the_one_that_the_operator_takes() -> None:
 
     rules = one(render(), "Role", "windlass-operator-lease")["rules"]
     assert [rule.get("resourceNames") for rule in rules] == [None, [LEASE_NAME]]
+
+
+def test_deciding_is_a_permission_that_whoever_starts_runs_has_not() -> None:
+    objects = render()
+    approve = one(objects, "ClusterRole", "windlass-approve")
+    assert [_line(rule) for rule in approve["rules"]] == ["get,list,watch,update,patch: windlass.dev/approvals"]
+    aggregated = {key.rpartition("/")[2] for key in approve["metadata"]["labels"] if key.startswith("rbac.")}
+    assert aggregated == {"aggregate-to-admin"}
+    assert "approvals" not in one(objects, "ClusterRole", "windlass-edit")["rules"][0]["resources"]
+
+
+def test_nobody_but_the_operator_may_write_a_status() -> None:
+    for role in select(render(), "ClusterRole"):
+        for rule in role["rules"]:
+            written = [name for name in rule["resources"] if name.endswith("/status")]
+            assert not written or role["metadata"]["name"] == "windlass-operator"
 
 
 def test_people_get_logs_by_a_permission_of_its_own() -> None:

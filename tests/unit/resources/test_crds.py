@@ -13,7 +13,7 @@ import yaml
 from windlass_operator.resources import crd, pages
 
 ROOT = Path(__file__).resolve().parents[3]
-CRDS = [crd.task_crd(), crd.run_crd()]
+CRDS = [crd.task_crd(), crd.run_crd(), crd.approval_crd()]
 
 
 def _schema(document: dict[str, Any]) -> Any:
@@ -96,6 +96,7 @@ def test_everything_has_a_bound(node: dict[str, Any]) -> None:
             "windlass.dev/v1alpha1",
             "Task",
             "Run",
+            "Approval",
         )
     if node.get("type") == "array":
         assert "maxItems" in node
@@ -103,7 +104,7 @@ def test_everything_has_a_bound(node: dict[str, Any]) -> None:
         assert "maxProperties" in node
 
 
-@pytest.mark.parametrize("document", CRDS, ids=["Task", "Run"])
+@pytest.mark.parametrize("document", CRDS, ids=["Task", "Run", "Approval"])
 def test_every_field_says_what_it_is(document: dict[str, Any]) -> None:
     for path, node in _nodes(_schema(document)):
         if path in ("", ".metadata") or path.endswith("[]"):
@@ -115,9 +116,11 @@ def test_columns_are_the_documented_ones() -> None:
     columns = CRDS[1]["spec"]["versions"][0]["additionalPrinterColumns"]
     assert [c["name"] for c in columns if "priority" not in c] == ["State", "Task", "Attempt", "Reason", "Age"]
     assert [c["name"] for c in columns if c.get("priority") == 1] == ["Pod", "Duration"]
+    columns = CRDS[2]["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert [c["name"] for c in columns if "priority" not in c] == ["State", "Task", "Question", "By", "Age"]
 
 
-@pytest.mark.parametrize(("document", "short"), [(CRDS[0], "wt"), (CRDS[1], "wr")])
+@pytest.mark.parametrize(("document", "short"), [(CRDS[0], "wt"), (CRDS[1], "wr"), (CRDS[2], "wa")])
 def test_names_are_the_documented_ones(document: dict[str, Any], short: str) -> None:
     names = document["spec"]["names"]
     assert names["shortNames"] == [short]
@@ -158,6 +161,14 @@ def test_only_cancel_of_a_run_may_change() -> None:
     ruled = {rule["fieldPath"].removeprefix(".") for rule in spec["x-kubernetes-validations"]}
     # The payload is free-form, which CEL in a CRD cannot see: the chart's ValidatingAdmissionPolicy guards it.
     assert ruled == set(spec["properties"]) - {"payload"}
+
+
+def test_of_an_approval_only_the_decision_may_change_and_only_once() -> None:
+    spec = _schema(CRDS[2])["properties"]["spec"]
+    ruled = {rule["fieldPath"].removeprefix(".") for rule in spec["x-kubernetes-validations"]}
+    assert ruled == set(spec["properties"]) - {"details"}, "free-form: the chart's policy guards it"
+    once = [rule for rule in spec["x-kubernetes-validations"] if "oldSelf.decision" in rule["rule"]]
+    assert {rule["fieldPath"] for rule in once} == {".decision", ".by", ".comment"}
 
 
 def test_braces_do_not_become_templates() -> None:
