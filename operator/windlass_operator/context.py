@@ -14,6 +14,7 @@ from windlass_operator.blobs.s3 import S3BlobStore
 from windlass_operator.blobs.store import BlobMissingError, BlobStore
 from windlass_operator.config import Config
 from windlass_operator.domain.ids import content_hash
+from windlass_operator.kube.approvals import KubeApprovals
 from windlass_operator.kube.client import KubeClient
 from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.manifests import RunnerSettings
@@ -25,6 +26,8 @@ from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.ledger.wakeups import Wakeups
 from windlass_operator.resources.names import TRACEPARENT_ANNOTATION
 from windlass_operator.resources.run import RunSpec
+from windlass_operator.services.approval_resources import ApprovalResourceService
+from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
@@ -41,7 +44,7 @@ from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
-from windlass_operator.services.waits import WaitService
+from windlass_operator.services.waits import Begin, WaitService
 
 if TYPE_CHECKING:
     from windlass_operator.otlp import Exporter
@@ -101,7 +104,9 @@ class Context:
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
         self.attempts = AttemptService(self.database, self.changes, record)
         self.steps = StepService(self.database, self.changes)
-        self.waits = WaitService(self.database, self.attempts, self.changes)
+        self.approvals = ApprovalService(self.database, self.changes)
+        kinds: dict[str, Begin] = {"approval": self.approvals.begin}
+        self.waits = WaitService(self.database, self.attempts, self.changes, kinds=kinds)
         self.runs = RunService(self.database, self.changes, record)
         self.progress = ProgressService(self.database, self.changes, record)
         self.resumption = ResumeService(self.database, self.cluster.read_task, changed=self.changes)
@@ -182,12 +187,19 @@ class Operator:
             database, cluster, context.runs, release_namespace=context.config.release_namespace
         )
         self._tasks = TaskService(database, cluster, context.submissions)
+        self._approvals = ApprovalResourceService(
+            database,
+            KubeApprovals(context.client, namespaces=context.config.namespaces),
+            context.approvals,
+            ttl=context.config.approval_ttl,
+        )
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
         self._loops = [
             self._pod_loop,
             self._projection_loop,
+            Loop("approvals", self._approvals.make_and_show, every=timedelta(seconds=1)),
             Loop("reaper", self._reap, every=timedelta(seconds=2)),
             Loop("housekeeping", self._keep_house, every=timedelta(seconds=5)),
             Loop("resync", self._resync, every=timedelta(seconds=30)),
@@ -237,6 +249,10 @@ class Operator:
         if not deleted:
             await self._tasks.observe(body)
 
+    async def approval_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """An Approval was seen, or its deletion."""
+        await self._approvals.observe(body, deleted=deleted)
+
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
         await self._pods.observe(see_pod(body, deleted=deleted))
@@ -259,12 +275,13 @@ class Operator:
             self._projection.remove_expired,
             lambda: forget_keys(self._context.database),
             self._tasks.look_for_missing,
+            self._approvals.keep_house,
         )
 
     async def _resync(self) -> None:
         # First: the Run resources that went with a namespace must not look like a fault of ours.
         await self._namespaces.end_runs()
-        await each(self._imports.resync, self._pods.resync)
+        await each(self._imports.resync, self._pods.resync, self._approvals.resync)
 
 
 def _exporter(config: Config, service: str) -> "Exporter | None":

@@ -15,7 +15,9 @@ from starlette.applications import Starlette
 
 from windlass_operator import __version__, metrics
 from windlass_operator.api.app import build, health_routes
+from windlass_operator.api.approvals import ApprovalRoutes
 from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.permits import Permits
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.config import Config
@@ -65,9 +67,10 @@ async def serve_api(config: Config) -> None:
 def application(context: Context) -> Any:
     """Return the ASGI application of a context."""
     authorizer = Authorizer(context.cluster, namespaces=context.config.namespaces)
+    permits = Permits(authorizer, context.cluster)
+    approvals = ApprovalRoutes(permits, context.approvals)
     public = PublicRoutes(
-        authorizer,
-        context.cluster,
+        permits,
         context.submissions,
         context.runs,
         context.blobs,
@@ -92,7 +95,7 @@ def application(context: Context) -> Any:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    return build(public, runtime, ReadyOnce(context.database.check), start=start, version=__version__)
+    return build([public, approvals], runtime, ReadyOnce(context.database.check), start=start, version=__version__)
 
 
 async def operate(config: Config) -> None:

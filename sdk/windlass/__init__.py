@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from asyncio import gather
     from typing import Any
 
+    from windlass.approvals import Decision, wait_for_approval, wait_for_approval_sync
     from windlass.client import Client, RunHandle
     from windlass.context import CurrentRun, NotInRunError, current_run
     from windlass.errors import (
@@ -38,6 +39,7 @@ _HOMES = {
     "ApiError": "errors",
     "Client": "client",
     "CurrentRun": "context",
+    "Decision": "approvals",
     "DivergenceError": "errors",
     "History": "migration",
     "MigrationError": "migration",
@@ -68,12 +70,15 @@ _HOMES = {
     "step": "steps",
     "task": "tasks",
     "to_thread": "threads",
+    "wait_for_approval": "approvals",
+    "wait_for_approval_sync": "approvals",
 }
 
 __all__ = [
     "ApiError",
     "Client",
     "CurrentRun",
+    "Decision",
     "DivergenceError",
     "History",
     "MigrationError",
@@ -104,6 +109,8 @@ __all__ = [
     "step",
     "task",
     "to_thread",
+    "wait_for_approval",
+    "wait_for_approval_sync",
 ]
 
 

@@ -158,6 +158,34 @@ class Client:
         page: dict[str, Any] = self.call("GET", _run(run, "logs"), query={"after": after, "wait": wait}, timeout=90)
         return page
 
+    def approvals_page(self, **filters: Any) -> dict[str, Any]:
+        """Return a page of what runs ask people: ``items``, ``nextCursor``.
+
+        Filters: state (one or a list), limit, cursor.
+        """
+        page: dict[str, Any] = self.call("GET", "approvals", query=filters)
+        return page
+
+    def approval(self, name: str) -> dict[str, Any]:
+        """Return an approval with its details."""
+        found: dict[str, Any] = self.call("GET", f"approvals/{quote(name, safe='')}")
+        return found
+
+    def decide(self, name: str, decision: str, *, comment: str | None = None) -> dict[str, Any]:
+        """Approve or refuse, in the name of the token's owner, and return the approval. The first decision counts.
+
+        Args:
+            name: Of the approval.
+            decision: ``Approved`` or ``Refused``.
+            comment: Why.
+
+        Raises:
+            ApiError: ``ApprovalDecided``, ``ApprovalExpired``, ``ApprovalWithdrawn``: it is too late.
+        """
+        body = {"decision": decision} | ({"comment": comment} if comment is not None else {})
+        decided: dict[str, Any] = self.call("POST", f"approvals/{quote(name, safe='')}/decision", body=body)
+        return decided
+
     def cancel(self, run: str) -> dict[str, Any]:
         """Ask for a run's end and return the run."""
         cancelled: dict[str, Any] = self.call("POST", _run(run, "cancel"))

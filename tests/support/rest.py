@@ -16,7 +16,9 @@ import yarl
 from tests.support.api_server import NobodyVouches, PollingSignal
 from tests.support.world import SHOP, World
 from windlass_operator.api.app import Application, build
+from windlass_operator.api.approvals import ApprovalRoutes
 from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.permits import Permits
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.domain.errors import WindlassError
@@ -46,6 +48,8 @@ class FakeReviews:
     slow: float = 0.0
     users: dict[str, str] = field(default_factory=lambda: {ALICE: "alice", VIEWER: "viewer"})
     denied: set[str] = field(default_factory=set)
+    powerful: set[str] = field(default_factory=lambda: {"alice"})
+    """May do everything in namespace shop."""
 
     async def token_review(self, token: str, audiences: list[str]) -> TokenIdentity | None:
         self.asked[token] += 1
@@ -61,7 +65,7 @@ class FakeReviews:
         await self._answer()
         if namespace != "shop" or who.username in self.denied:
             return False
-        return who.username == "alice" or (verb in ("get", "list") and not subresource)
+        return who.username in self.powerful or (verb in ("get", "list") and not subresource)
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.slow)
@@ -152,9 +156,8 @@ class Rest:
 
 def application(world: World, reviews: FakeReviews) -> Application:
     """Return the whole API over the services of a world."""
-    public = PublicRoutes(
-        Authorizer(reviews), Namespaces(), world.submissions, world.runs, world.blobs, Changes(), world.resumption
-    )
+    permits = Permits(Authorizer(reviews), Namespaces())
+    public = PublicRoutes(permits, world.submissions, world.runs, world.blobs, Changes(), world.resumption)
     runtime = RuntimeRoutes(
         world.attempts, world.steps, world.waits, world.progress, world.blobs, PollingSignal(), NobodyVouches()
     )
@@ -163,7 +166,9 @@ def application(world: World, reviews: FakeReviews) -> Application:
     async def start() -> AsyncIterator[None]:
         yield
 
-    return build(public, runtime, world.database.check, start=start, version="test")
+    return build(
+        [public, ApprovalRoutes(permits, world.approvals)], runtime, world.database.check, start=start, version="test"
+    )
 
 
 @asynccontextmanager

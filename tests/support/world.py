@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from tests.support.approvals import FakeApprovals
 from windlass import protocol
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.context import read_run
@@ -21,6 +22,8 @@ from windlass_operator.kube.run_head import see_run
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.projection import take_epoch
+from windlass_operator.services.approval_resources import ApprovalResourceService
+from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
@@ -149,7 +152,12 @@ class World:
         self.cluster = FakeCluster()
         self.attempts = AttemptService(database, record=record)
         self.steps = StepService(database, progress_every=0)
-        self.waits = WaitService(database, self.attempts)
+        self.approvals = ApprovalService(database)
+        self.waits = WaitService(database, self.attempts, kinds={"approval": self.approvals.begin})
+        self.approval_objects = FakeApprovals()
+        self.approval_resources = ApprovalResourceService(
+            database, self.approval_objects, self.approvals, ttl=timedelta(hours=1)
+        )
         self.runs = RunService(database, record=record)
         self.progress = ProgressService(database, record=record)
         self.resumption = ResumeService(database, self.cluster.read_task)

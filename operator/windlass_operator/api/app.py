@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
@@ -19,13 +19,20 @@ from windlass.protocol import PREFIX
 from windlass_operator.api import openapi
 from windlass_operator.api.errors import OddPathError, error_response
 from windlass_operator.api.measured import Measured
-from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.metrics import REGISTRY
 
 Check = Callable[[], Awaitable[None]]
 _CONTROL: Final = frozenset(map(chr, (*range(32), 127)))
+
+
+class PublicPart(Protocol):
+    """Some of the public routes."""
+
+    def router(self) -> APIRouter:
+        """Return the routes for FastAPI."""
+        ...
 
 
 def health_routes(ready: Check) -> list[Route]:
@@ -86,11 +93,12 @@ class Application:
 
 
 def build(
-    public: PublicRoutes, runtime: RuntimeRoutes, ready: Check, *, start: Callable[[], Any], version: str
+    public: Sequence[PublicPart], runtime: RuntimeRoutes, ready: Check, *, start: Callable[[], Any], version: str
 ) -> Application:
     """Return the application. ``start`` is an async context manager that opens what the process needs."""
     app = FastAPI(title="Windlass", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.include_router(public.router())
+    for part in public:
+        app.include_router(part.router())
 
     async def refused(_: Request, error: Exception) -> Response:
         return error_response(error)

@@ -20,7 +20,13 @@ _SECONDS: Final = 10.0
 """How long an answer is remembered: a permission that was taken away still works for that long."""
 _ENTRIES: Final = 10_000
 
-_ROLES: Final = {"get": "windlass-view", "list": "windlass-view", "create": "windlass-edit", "patch": "windlass-edit"}
+_ROLES: Final = {
+    "get": "windlass-view",
+    "list": "windlass-view",
+    "create": "windlass-edit",
+    "patch": "windlass-edit",
+    "update": "windlass-approve",
+}
 
 _AT_ONCE: Final = 32
 """Questions to Kubernetes under way at once: a flood of unknown tokens must not become a flood at the API server."""

@@ -12,8 +12,9 @@ SUMMARY: Final = "Durable background tasks for Kubernetes."
 DESCRIPTION: Final = (
     "Trigger runs of Tasks, wait for their results, and see what happened to them.\n\n"
     "Send a Kubernetes token of audience `windlass`: `kubectl create token SERVICEACCOUNT --audience=windlass`. What "
-    "it may do is what RBAC grants on `runs.windlass.dev` in the namespace of the path. Every refusal has the same "
-    "body: `code`, `message`, and where they help `field` and `hint`. After a 503, repeat the request."
+    "it may do is what RBAC grants on `runs.windlass.dev` and `approvals.windlass.dev` in the namespace of the path. "
+    "Every refusal has the same body: `code`, `message`, and where they help `field` and `hint`. After a 503, "
+    "repeat the request."
 )
 SECURITY: Final = {
     "kubernetes": {
@@ -42,6 +43,17 @@ RUN: Final = {
     "version": 4,
     "podName": "order-7d52",
     "startedAt": "2026-11-21T07:30:00.412000Z",
+}
+APPROVAL: Final = {
+    "name": "order-w3kq7c2mza",
+    "namespace": "shop",
+    "run": _ID,
+    "task": "order",
+    "step": "approval",
+    "question": "Refund 80 EUR to order 7?",
+    "state": "Pending",
+    "createdAt": "2026-11-21T07:30:01.000000Z",
+    "expiresAt": "2026-11-28T07:30:01.000000Z",
 }
 EXAMPLES: Final[dict[str, Any]] = {
     "run": RUN,
@@ -125,6 +137,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "finished": False,
     },
     "result": {"receipt": 81},
+    "approval": {**APPROVAL, "details": {"order": 7}},
+    "approvals": {"items": [APPROVAL], "nextCursor": None},
     "payload": {"orderId": 7},
 }
 _REFUSALS: Final = {
@@ -178,16 +192,22 @@ def refusals(*more: int) -> dict[int | str, dict[str, Any]]:
     """Return the errors that every route can answer, and those of one."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*_EVERYWHERE, *more}):
-        description, code, message = _REFUSALS[status]
-        example = {"code": code, "message": message}
-        found[status] = {
+        found |= refusal(status, *_REFUSALS[status])
+        if status == 503:
+            found[status]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return found
+
+
+def refusal(status: int, description: str, code: str, message: str) -> dict[int | str, dict[str, Any]]:
+    """Return one error for a route's ``responses``, in words of its own."""
+    example = {"code": code, "message": message}
+    return {
+        status: {
             "description": description,
             "model": Error,
             "content": {"application/json": {"examples": {code: {"value": example}}}},
         }
-        if status == 503:
-            found[status]["headers"] = {"Retry-After": _RETRY_AFTER}
-    return found
+    }
 
 
 TRIGGER_BODY: Final[dict[str, Any]] = {
@@ -231,7 +251,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         summary=SUMMARY,
         description=DESCRIPTION,
         routes=app.routes,
-        tags=[{"name": "runs", "description": "Runs of Tasks."}],
+        tags=[
+            {"name": "runs", "description": "Runs of Tasks."},
+            {"name": "approvals", "description": "What runs ask people."},
+        ],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     made["components"]["securitySchemes"] = SECURITY
@@ -257,5 +280,6 @@ _PARAMETERS: Final = {
     "namespace": "Namespace of the Task and its runs.",
     "task": "Name of the Task.",
     "number": "Number of the attempt, from 1.",
+    "approval": "Name of the approval.",
     "run": "Id of the run, or name of its Run resource (the newest of that name).",
 }

@@ -5,22 +5,22 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
-import structlog
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
 from windlass.durations import InvalidDurationError, parse_duration
 from windlass.protocol import BODY_LIMIT, DEPTH
-from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.answers import json_answer as _json
+from windlass_operator.api.answers import time_text as _time
 from windlass_operator.api.messages import read_body
 from windlass_operator.api.openapi import RESUME_BODY, TRIGGER_BODY, answer, refusals
+from windlass_operator.api.permits import Permits
+from windlass_operator.api.permits import project_of as _project
 from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery
-from windlass_operator.api.runtime import bearer
 from windlass_operator.api.schemas import (
     AttemptPage,
     EventPage,
@@ -46,18 +46,8 @@ from windlass_operator.services.submission import Submission, SubmissionService
 _LONGEST_WAIT: Final = 60.0
 _LOOK_AGAIN: Final = 1.0
 _ROOT: Final = "/api/v1/namespaces/{namespace}"
-_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 _LOCATION: Final = {"Location": {"description": "Path of the run.", "schema": {"type": "string"}}}
-
-
-class NamespaceNotFoundError(WindlassError):
-    """A name that no namespace can have. Nobody asks Kubernetes about it."""
-
-    code, http_status = "NamespaceNotFound", 404
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"There is no namespace {name[:63]!r}.", field="namespace")
 
 
 class UnsupportedMediaTypeError(WindlassError):
@@ -103,29 +93,19 @@ class AttemptNotFoundError(WindlassError):
         super().__init__(f"The run has no attempt {number}. See its attempts.", field="number")
 
 
-class Namespaces(Protocol):
-    """Finds the project of a namespace."""
-
-    async def project(self, namespace: str) -> Project:
-        """Return the project, by the namespace's UID as it is now."""
-        ...
-
-
 class PublicRoutes:
     """The routes of ``/api/v1``."""
 
     def __init__(
         self,
-        authorizer: Authorizer,
-        namespaces: Namespaces,
+        permits: Permits,
         submissions: SubmissionService,
         runs: RunService,
         blobs: BlobService,
         changes: Changes,
         resumption: ResumeService,
     ) -> None:
-        self._authorizer = authorizer
-        self._namespaces = namespaces
+        self._permits = permits
         self._submissions = submissions
         self._runs = runs
         self._blobs = blobs
@@ -151,7 +131,7 @@ class PublicRoutes:
                 methods=[method],
                 summary=(handler.__doc__ or "").split("\n", 1)[0].rstrip("."),
                 operation_id=handler.__name__,
-                dependencies=[Depends(self._permit(*permit))],
+                dependencies=[Depends(self._permits.permit(permit[0], "runs", permit[1]))],
                 response_model=None,
                 response_class=Response,
                 responses=responses,
@@ -230,19 +210,6 @@ class PublicRoutes:
             openapi_extra=RESUME_BODY,
         )
         return router
-
-    def _permit(self, verb: str, subresource: str) -> Callable[..., Awaitable[None]]:
-        """Return what a route does first, before its parameters are looked at: who is it, and may they?"""
-
-        async def permit(request: Request, namespace: str) -> None:
-            who = await self._authorizer.identify(bearer(request))
-            if not _NAMESPACE.fullmatch(namespace):
-                raise NamespaceNotFoundError(namespace)
-            await self._authorizer.require(who, verb, "runs", namespace, subresource=subresource)
-            structlog.contextvars.bind_contextvars(**request.path_params)
-            request.state.project = await self._namespaces.project(namespace)
-
-        return permit
 
     async def trigger(self, request: Request, task: str, _query: Annotated[NoQuery, Query()]) -> Response:
         """Start a run of a Task.
@@ -475,11 +442,6 @@ def _any(description: str, example: str) -> dict[str, Any]:
     return answer(description, None, example)
 
 
-def _project(request: Request) -> Project:
-    project: Project = request.state.project
-    return project
-
-
 B = TypeVar("B", bound=BaseModel)
 
 
@@ -506,11 +468,3 @@ def _seconds(text: str) -> float:
         return min(parse_duration(text).total_seconds(), _LONGEST_WAIT)
     except InvalidDurationError:
         return _LONGEST_WAIT  # the syntax was checked: it is a duration of more than ten years
-
-
-def _time(value: datetime | None) -> str | None:
-    return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)

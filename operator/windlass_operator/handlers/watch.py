@@ -44,6 +44,10 @@ class Observers(Protocol):
         """A Task was seen, or its deletion."""
         ...
 
+    async def approval_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """An Approval was seen, or its deletion."""
+        ...
+
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
         ...
@@ -68,6 +72,11 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     async def task_seen(event: Mapping[str, Any], **_: Any) -> None:
         async with reported("task", event):
             await observers.task_seen(event["object"], deleted=event["type"] == "DELETED")
+
+    @kopf.on.event(GROUP, VERSION, "approvals", registry=handlers)
+    async def approval_seen(event: Mapping[str, Any], **_: Any) -> None:
+        async with reported("approval", event):
+            await observers.approval_seen(event["object"], deleted=event["type"] == "DELETED")
 
     @kopf.on.event("v1", "pods", labels={MANAGED_BY_LABEL: "windlass"}, registry=handlers)
     async def pod_seen(event: Mapping[str, Any], **_: Any) -> None:

@@ -4,13 +4,17 @@ Who decided is no matter of trust: the chart's ValidatingAdmissionPolicy lets ``
 which the API server knows the person who writes it.
 """
 
+import json
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from windlass_operator.domain.approvals import Approval, ApprovalState
 from windlass_operator.resources.base import FreeForm, KubeModel, Message, ObjectName, Word, clip, rule, validations
-from windlass_operator.resources.conditions import Condition
+from windlass_operator.resources.conditions import Condition, approval_conditions
+from windlass_operator.resources.reasons import Reason
 
 QUESTION_MAX: Final = 1024
 """Characters of a question. What does not fit is a detail."""
@@ -107,6 +111,78 @@ class Decided(KubeModel):
     comment: Annotated[str, BeforeValidator(clip(COMMENT_MAX))] | None = None
 
 
-def summary(question: str) -> Any:
+def summary(question: str) -> str:
     """Return a question as a list shows it: on one line, and short."""
-    return clip(SUMMARY_MAX)(" ".join(question.split()))
+    return str(clip(SUMMARY_MAX)(" ".join(question.split())))
+
+
+def spec_of(approval: Approval) -> dict[str, Any]:
+    """Return the spec of the resource that the operator makes."""
+    spec: dict[str, Any] = {
+        "runId": str(approval.run_id),
+        "task": approval.task,
+        "step": approval.key,
+        "question": approval.question,
+    }
+    if approval.run_name is not None:
+        spec["runRef"] = {"name": approval.run_name}
+    if approval.details is not None:
+        spec["details"] = json.loads(approval.details)
+    if approval.expires_at is not None:
+        spec["expiresAt"] = _time(approval.expires_at)
+    return spec
+
+
+def status_of(approval: Approval) -> dict[str, Any]:
+    """Return the status of the resource. Absent values are null."""
+    decided = approval.by is not None
+    return {
+        "state": approval.state.value,
+        "summary": summary(approval.question),
+        "decidedAt": _time(approval.over_at) if decided and approval.over_at is not None else None,
+        "by": approval.by,
+        "comment": approval.comment,
+        "observedGeneration": approval.generation,
+        "conditions": [
+            condition.to_object()
+            for condition in approval_conditions(
+                approval.state,
+                reason=approval.state.value,
+                message=_said(approval),
+                generation=approval.generation,
+                at=approval.over_at or approval.created_at,
+                ignored=approval.ignored,
+            )
+        ],
+    }
+
+
+def status_of_stranger(generation: int, now: datetime) -> dict[str, Any]:
+    """Return the status of a resource that no run asks for: made by somebody else, or kept from another ledger."""
+    message = "No run waits for this: Windlass did not make it, or the ledger is another one. Nothing will come of it."
+    conditions = approval_conditions(
+        ApprovalState.WITHDRAWN, reason=Reason.APPROVAL_UNKNOWN, message=message, generation=generation, at=now
+    )
+    return {
+        "state": ApprovalState.WITHDRAWN.value,
+        "observedGeneration": generation,
+        "conditions": [condition.to_object() for condition in conditions],
+    }
+
+
+def _said(approval: Approval) -> str:
+    match approval.state:
+        case ApprovalState.PENDING:
+            return "The run waits for a decision: set spec.decision and spec.by."
+        case ApprovalState.EXPIRED:
+            return "Nobody decided in time."
+        case ApprovalState.WITHDRAWN:
+            return "The run does not wait any more: it was cancelled, or ended without the answer."
+        case _:
+            door = "in the resource" if approval.through == "resource" else "through the API"
+            return f"{approval.state.value} by {approval.by} {door}."
+
+
+def _time(value: datetime) -> str:
+    # Kubernetes writes its own times to the second.
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

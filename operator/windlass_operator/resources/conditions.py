@@ -3,7 +3,8 @@
 A Run carries ``Succeeded`` (Unknown until the end, then True or False), ``Finished`` (True at every end, so that one
 wait covers them all), and ``SpecChangeIgnored`` while its spec is not the accepted one. It never carries ``Ready``:
 tools that wait for an installation would call a failed run a failed installation. A Task carries ``Ready``, and
-``Stalled`` while its spec cannot work: only that tells a doomed object from a slow one.
+``Stalled`` while its spec cannot work: only that tells a doomed object from a slow one. An Approval carries
+``Approved`` (Unknown until it is over) and ``Finished``, and ``DecisionIgnored`` where its spec has another decision.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 
+from windlass_operator.domain.approvals import ApprovalState
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.resources.base import KubeModel, Message, clip
 from windlass_operator.resources.reasons import Reason
@@ -29,6 +31,8 @@ class ConditionType(StrEnum):
     READY = "Ready"
     STALLED = "Stalled"
     SPEC_CHANGE_IGNORED = "SpecChangeIgnored"
+    APPROVED = "Approved"
+    DECISION_IGNORED = "DecisionIgnored"
 
 
 class Condition(KubeModel):
@@ -126,6 +130,34 @@ def task_conditions(
         # Present only while true, as for every condition that means trouble.
         wanted.append(Condition(type=ConditionType.STALLED, status="True", reason=problem, **shared))
     return merge(current, wanted)
+
+
+def approval_conditions(
+    state: ApprovalState, *, reason: str, message: str, generation: int, at: datetime, ignored: bool = False
+) -> list[Condition]:
+    """Return the conditions of an Approval.
+
+    Args:
+        state: Where it stands.
+        reason: The state, or why it is none of ours.
+        message: The same for people.
+        generation: ``metadata.generation`` that was acted on.
+        at: When it was over, or began. Aware.
+        ignored: The resource's spec has a decision that is not the one that counts.
+    """
+    pending = state is ApprovalState.PENDING
+    approved: Status = "True" if state is ApprovalState.APPROVED else "False"
+    shared = {"message": message, "observed_generation": generation, "last_transition_time": _whole_seconds(at)}
+    conditions = [
+        Condition(type=ConditionType.APPROVED, status="Unknown" if pending else approved, reason=reason, **shared),
+        Condition(type=ConditionType.FINISHED, status="False" if pending else "True", reason=reason, **shared),
+    ]
+    if ignored:
+        shared["message"] = f"The decision in the spec has no effect: it came too late. {message}".strip()
+        conditions.append(
+            Condition(type=ConditionType.DECISION_IGNORED, status="True", reason=Reason.DECIDED_BEFORE, **shared)
+        )
+    return conditions
 
 
 def _one_word(text: str) -> str:

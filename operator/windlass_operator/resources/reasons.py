@@ -280,6 +280,18 @@ class Reason(StrEnum):
         "Find out what the run did before. To run it once more, delete and create the Run.",
     )
 
+    # Approvals
+    APPROVAL_UNKNOWN = (
+        "ApprovalUnknown",
+        "No run waits for this Approval: Windlass did not make it, or it is of another ledger. It decides nothing.",
+        "Delete it. Turn the chart's admissionPolicy on, and nobody else can make Approvals.",
+    )
+    DECIDED_BEFORE = (
+        "DecidedBefore",
+        "The Approval's spec has a decision that came after another one, or after the wait's end. It has no effect.",
+        "Nothing; the status shows what counts.",
+    )
+
     # Tasks
     ACCEPTED = (
         "Accepted",

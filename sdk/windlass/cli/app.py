@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from windlass.cli.approvals import approvals
 from windlass.cli.completion import completion
 from windlass.cli.connect import Access
 from windlass.cli.exits import API, refusals, usage
@@ -117,5 +118,5 @@ def doctor(access: Access, form: str) -> None:
 
 
 completion.epilog = _COMPLETION
-for command in (run, runs, completion):
+for command in (run, runs, approvals, completion):
     app.add_command(command)

@@ -26,6 +26,11 @@ def runs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     return _names(ctx, incomplete, field, "runs.windlass.dev")
 
 
+def approvals(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of an approval that waits for a decision."""
+    return _names(ctx, incomplete, "approval", "approvals.windlass.dev")
+
+
 def namespaces(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Complete a namespace."""
     return _names(ctx, incomplete, "", "namespaces")
@@ -63,6 +68,8 @@ def _names(ctx: click.Context, incomplete: str, field: str, kind: str) -> list[s
 def _by_api(access: Access, field: str) -> list[str]:
     client = access.client()
     client.timeout = PATIENCE
+    if field == "approval":
+        return [found["name"] for found in client.approvals_page(state=("Pending",), limit=200)["items"]]
     found = [run.get(field) for run in client.list_page(limit=200)["items"]]
     return list(dict.fromkeys(name for name in found if name))
 

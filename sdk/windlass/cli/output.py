@@ -13,6 +13,8 @@ from windlass.durations import format_duration
 
 _COLOURS: Final = {"Succeeded": 32, "succeeded": 32, "Running": 36, "running": 36, "Failed": 31, "failed": 31} | {
     "TimedOut": 31,
+    "Approved": 32,
+    "Refused": 31,
     "Cancelled": 33,
     "Cancelling": 33,
     "Waiting": 36,
@@ -82,7 +84,7 @@ def columns(form: str) -> list[str]:
 
 def row(run: dict[str, Any], form: str) -> list[str]:
     """Return one line of a list."""
-    cells = [run["id"], run["task"], run["state"], str(run.get("attempt") or 0), run.get("reason") or "", _age(run)]
+    cells = [run["id"], run["task"], run["state"], str(run.get("attempt") or 0), run.get("reason") or "", age(run)]
     if form == Form.wide:
         tags = ",".join(run.get("tags") or ())
         cells += [run.get("name") or "", str(run.get("version") or ""), run.get("podName") or ""]
@@ -99,6 +101,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [_line(headings, widths, "1" if colours else "")]
     lines += [_line(line, widths, "", coloured=colours) for line in cells]
     return "".join(lines)
+
+
+def plain(text: str) -> str:
+    """Return a text whose lines are its own, and which moves no cursor: users chose what stands in it."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], style: str, *, coloured: bool = False) -> str:
@@ -208,7 +215,8 @@ def _offset(at: datetime | None, start: datetime | None) -> str:
     return "" if at is None or start is None else f"+{format_duration(max(at - start, timedelta(0)))}"
 
 
-def _age(run: dict[str, Any]) -> str:
+def age(run: dict[str, Any]) -> str:
+    """Return how long ago something was created."""
     created = _time(run["createdAt"])
     return format_duration(datetime.now(UTC) - created) if created else ""
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.approvals import a_question
 from tests.support.rest import ALICE, Rest
-from tests.support.world import a_step
+from tests.support.world import SHOP, a_step
 from windlass import protocol
 
 
@@ -58,9 +59,12 @@ async def test_schemathesis_finds_nothing(rest: Rest, tmp_path: Path) -> None:
     await rest.world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[a_step("charge")]))
     line = protocol.LogLine(seq=1, stream="stdout", text="charging")
     await rest.world.steps.log(attempt.token, protocol.LogsRequest(lines=[line]))
+    await rest.world.waits.register(attempt.token, protocol.WaitsRequest(waits=[a_question(details={"order": 7})]))
+    ((approval,), _) = await rest.world.approvals.list_page(SHOP, frozenset(), before=None, limit=1)
     await rest.world.attempts.complete(attempt.token, protocol.CompleteRequest(result=msgspec.Raw(b"[1]")))
     # A run that has ended, or `wait` would wait.
     names = {"path.namespace": "shop", "path.task": "order", "path.run": run}
+    names["path.approval"] = approval.name
     settings = "".join(f'"{name}" = "{value}"\n' for name, value in names.items())
     # Which cursors there are no schema can say: those that a list returned. Others are 400, as test_bad_input has it.
     accepted = '[[operations]]\ninclude-operation-id = "list_runs"\n[operations.checks.positive_data_acceptance]\n'

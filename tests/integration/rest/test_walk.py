@@ -29,6 +29,9 @@ PERMISSIONS = {
     "list_logs": ("get", "runs/log"),
     "get_result": ("get", "runs"),
     "cancel": ("patch", "runs"),
+    "list_approvals": ("list", "approvals"),
+    "get_approval": ("get", "approvals"),
+    "decide_approval": ("update", "approvals"),
     "resume": ("patch", "runs"),
 }
 
@@ -51,7 +54,14 @@ RUNTIME = [route for route in ROUTES if route[1].startswith("/runtime/")]
 
 
 def _filled(path: str, namespace: str = "shop", run: str = "order-1") -> str:
-    values = {"namespace": namespace, "task": "order", "run": run, "number": "1", "sha256": "0" * 64}
+    values = {
+        "namespace": namespace,
+        "task": "order",
+        "run": run,
+        "number": "1",
+        "approval": "order-1",
+        "sha256": "0" * 64,
+    }
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
 
 
@@ -142,7 +152,7 @@ async def test_who_may_only_look_neither_starts_nor_cancels_nor_reads_logs(rest:
     for method, path, name in PUBLIC:
         if (await rest.call(method, _filled(path), token=VIEWER)).status == 403:
             refused.add(name)
-    assert refused == {"trigger", "cancel", "resume", "list_logs", "get_attempt_pod"}
+    assert refused == {"trigger", "cancel", "resume", "list_logs", "get_attempt_pod", "decide_approval"}
 
 
 SUFFIXES = (
