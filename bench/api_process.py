@@ -14,8 +14,10 @@ from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
+from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
 
@@ -25,8 +27,20 @@ async def main() -> None:
     await database.open()
     blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
     attempts, steps = AttemptService(database), StepService(database)
-    waits = WaitService(database, attempts)
-    routes = RuntimeRoutes(attempts, steps, waits, ProgressService(database), blobs, PollingSignal(), NobodyVouches())
+    events = EventService(database, attempts)
+    tokens = TokenService(database, attempts)
+    waits = WaitService(database, attempts, kinds={"event": events.begin, "token": tokens.begin})
+    routes = RuntimeRoutes(
+        attempts,
+        steps,
+        waits,
+        ProgressService(database),
+        blobs,
+        PollingSignal(),
+        NobodyVouches(),
+        events=events,
+        tokens=tokens,
+    )
     app = Starlette(routes=routes.routes())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)

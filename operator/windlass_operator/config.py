@@ -1,6 +1,7 @@
 """Configuration of the control plane, read once from the environment that the chart sets."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -49,6 +50,9 @@ class Config:
         release_namespace: Where the control plane runs. Tasks in it are refused: they could mount its credentials.
         pod_name: Identity of this process, for the Lease.
         api_url: What runners call.
+        public_url: By which address people and systems outside reach the API: tokens are completed there. Empty: as
+            runners do.
+        event_retention: How long events are kept, and tokens after the end of their run.
         runner_image: Image of Tasks that name none.
         runner_identity: ``secret`` (fast) or ``token`` (projected service-account token).
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -68,6 +72,8 @@ class Config:
     release_namespace: str = "windlass-system"
     pod_name: str = "windlass"
     api_url: str = "http://windlass-api.windlass-system.svc:8080"
+    public_url: str = ""
+    event_retention: timedelta = timedelta(days=30)
     runner_image: str = "docker.io/windlass/runner:dev"
     runner_identity: str = "secret"
     log_level: str = "info"
@@ -100,6 +106,8 @@ class Config:
             release_namespace=env.get("WINDLASS_RELEASE_NAMESPACE", cls.release_namespace),
             pod_name=env.get("POD_NAME", cls.pod_name),
             api_url=env.get("WINDLASS_API_URL", cls.api_url),
+            public_url=_url(env, "WINDLASS_PUBLIC_URL"),
+            event_retention=_days(env, "WINDLASS_EVENT_RETENTION", cls.event_retention),
             runner_image=env.get("WINDLASS_RUNNER_IMAGE", cls.runner_image),
             runner_identity=_one_of(env, "WINDLASS_RUNNER_IDENTITY", ("secret", "token")),
             log_level=env.get("WINDLASS_LOG_LEVEL", cls.log_level),
@@ -128,6 +136,25 @@ def _s3(env: Mapping[str, str]) -> S3Config | None:
         secret_key=env["WINDLASS_S3_SECRET_KEY"],
         region=env.get("WINDLASS_S3_REGION") or "us-east-1",
     )
+
+
+def _url(env: Mapping[str, str], name: str) -> str:
+    text = env.get(name, "")
+    if text and not re.fullmatch(r"https?://[^\s?#]+", text):
+        raise ConfigError(f"{name} is {text[:80]!r}; it must be an address such as https://windlass.example.com.")
+    return text
+
+
+def _days(env: Mapping[str, str], name: str, default: timedelta) -> timedelta:
+    """Return how long something is kept: a day at least, or what is sent again would not be known as the same."""
+    text = env.get(name, "")
+    try:
+        value = parse_duration(text) if text else default
+    except InvalidDurationError:
+        value = timedelta(0)
+    if value < timedelta(days=1):
+        raise ConfigError(f"{name} is {text[:40]!r}; it must be a duration of at least a day, such as 30d.")
+    return value
 
 
 def _traces(env: Mapping[str, str]) -> bool:

@@ -31,6 +31,7 @@ from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.events import EventService
 from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
 from windlass_operator.services.loops import Loop, each
@@ -44,6 +45,7 @@ from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
+from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import Begin, WaitService
 
 if TYPE_CHECKING:
@@ -104,8 +106,20 @@ class Context:
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
         self.attempts = AttemptService(self.database, self.changes, record)
         self.steps = StepService(self.database, self.changes)
+        self.events = EventService(self.database, self.attempts, self.changes, keep=config.event_retention)
+        self.tokens = TokenService(
+            self.database,
+            self.attempts,
+            self.changes,
+            public_url=config.public_url or config.api_url,
+            keep=config.event_retention,
+        )
         self.approvals = ApprovalService(self.database, self.changes)
-        kinds: dict[str, Begin] = {"approval": self.approvals.begin}
+        kinds: dict[str, Begin] = {
+            "approval": self.approvals.begin,
+            "event": self.events.begin,
+            "token": self.tokens.begin,
+        }
         self.waits = WaitService(self.database, self.attempts, self.changes, kinds=kinds)
         self.runs = RunService(self.database, self.changes, record)
         self.progress = ProgressService(self.database, self.changes, record)

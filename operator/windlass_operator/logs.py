@@ -23,7 +23,10 @@ _FORMS: Final = (
     (re.compile(r"(?i)\b(password|passfile|sslpassword)=('[^']*'|\S+)"), rf"\1={REDACTED}"),
     (re.compile(r"(?i)\bbearer\s+[\w.~+/=-]+"), f"Bearer {REDACTED}"),
     (re.compile(r"\bwlr_[\w-]+"), REDACTED),  # the runner credential of a namespace
-    (re.compile(r"\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[\w-]{32}\b"), rf"\1.{REDACTED}"),  # of an attempt
+    (
+        re.compile(r"\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[\w-]{32,43}\b"),
+        rf"\1.{REDACTED}",
+    ),  # of an attempt; of a callback
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+"), REDACTED),  # a service account's
 )
 

@@ -116,6 +116,23 @@ WAITS_DUE: Final = Counter(
     "Durable waits that ended because their time had come: sleeps, and timeouts of the others.",
     registry=REGISTRY,
 )
+EVENTS_SENT: Final = Counter(
+    "windlass_events_sent",
+    "Events that were sent, by where they came from: `rest` or `run`. Repeats with the same id do not count.",
+    ["source"],
+    registry=REGISTRY,
+)
+EVENTS_DELIVERED: Final = Counter(
+    "windlass_events_delivered",
+    "Waits for events that ended because an event came, or was there.",
+    registry=REGISTRY,
+)
+CALLBACKS: Final = Counter(
+    "windlass_callbacks",
+    "Requests to the addresses of tokens, by outcome: completed, repeated, conflict, ended, unknown, invalid.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 STEPS_SAVED: Final = Counter(
     "windlass_steps_saved",
     "Writes of steps, by state. `succeeded` ones are the checkpoints.",

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import kopf
@@ -17,6 +18,8 @@ from windlass_operator import __version__, metrics
 from windlass_operator.api.app import build, health_routes
 from windlass_operator.api.approvals import ApprovalRoutes
 from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.callbacks import CallbackRoutes
+from windlass_operator.api.events import EventRoutes
 from windlass_operator.api.permits import Permits
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
@@ -26,7 +29,7 @@ from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.handlers import watch
 from windlass_operator.kube.election import lead
 from windlass_operator.kube.permissions import LEASE_NAME
-from windlass_operator.services.loops import Loop
+from windlass_operator.services.loops import Loop, each
 
 log = structlog.get_logger()
 
@@ -36,6 +39,12 @@ _SWEEP_EVERY = timedelta(hours=6)
 
 LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
 """A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
+
+
+_LOOK_FOR_LEFT_BEHIND: Final = timedelta(seconds=1)
+"""Who sends an event delivers it; this is for the events of a sender that ended before it had."""
+
+_FORGET_EVERY: Final = timedelta(hours=1)
 
 
 class ReadyOnce:
@@ -77,8 +86,17 @@ def application(context: Context) -> Any:
         context.changes,
         context.resumption,
     )
+    events = EventRoutes(permits, context.events)
     runtime = RuntimeRoutes(
-        context.attempts, context.steps, context.waits, context.progress, context.blobs, context.work, authorizer
+        context.attempts,
+        context.steps,
+        context.waits,
+        context.progress,
+        context.blobs,
+        context.work,
+        authorizer,
+        events=context.events,
+        tokens=context.tokens,
     )
 
     @asynccontextmanager
@@ -86,7 +104,10 @@ def application(context: Context) -> Any:
         async with context.running():
             sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
             timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
-            work = [context.serve_heartbeats(), sweeper.run(), timers.run()]
+            deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_FOR_LEFT_BEHIND)
+            forgetting = Loop("event retention", partial(_forget, context), every=_FORGET_EVERY)
+            loops = [sweeper, timers, deliveries, forgetting]
+            work = [context.serve_heartbeats(), *(loop.run() for loop in loops)]
             tasks = [asyncio.create_task(part) for part in work]
             try:
                 yield
@@ -95,7 +116,21 @@ def application(context: Context) -> Any:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    return build([public, approvals], runtime, ReadyOnce(context.database.check), start=start, version=__version__)
+    return build(
+        [public, approvals, events, CallbackRoutes(context.tokens)],
+        runtime,
+        ReadyOnce(context.database.check),
+        start=start,
+        version=__version__,
+    )
+
+
+async def _deliver(context: Context) -> None:
+    await each(context.events.deliver_due, context.tokens.deliver_due)
+
+
+async def _forget(context: Context) -> None:
+    await each(context.events.forget, context.tokens.forget)
 
 
 async def operate(config: Config) -> None:

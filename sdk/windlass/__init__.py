@@ -27,12 +27,14 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WindlassError,
     )
+    from windlass.events import Event, send_event, send_event_sync, wait_for_event, wait_for_event_sync
     from windlass.log import logger
     from windlass.migration import History, MigrationError, SavedStep
     from windlass.retry import Retry
     from windlass.steps import Step, step
     from windlass.tasks import Task, task
     from windlass.threads import ThreadPoolExecutor, to_thread
+    from windlass.tokens import Token, create_token, create_token_sync, wait_for, wait_for_sync
     from windlass.waits import sleep, sleep_sync, sleep_until, sleep_until_sync
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "CurrentRun": "context",
     "Decision": "approvals",
     "DivergenceError": "errors",
+    "Event": "events",
     "History": "migration",
     "MigrationError": "migration",
     "NotInRunError": "context",
@@ -56,13 +59,18 @@ _HOMES = {
     "StepError": "errors",
     "Task": "tasks",
     "ThreadPoolExecutor": "threads",
+    "Token": "tokens",
     "ValueTooLargeError": "errors",
     "WaitError": "errors",
     "WaitTimeoutError": "errors",
     "WindlassError": "errors",
+    "create_token": "tokens",
+    "create_token_sync": "tokens",
     "current_run": "context",
     "gather": "",
     "logger": "log",
+    "send_event": "events",
+    "send_event_sync": "events",
     "sleep": "waits",
     "sleep_sync": "waits",
     "sleep_until": "waits",
@@ -70,8 +78,12 @@ _HOMES = {
     "step": "steps",
     "task": "tasks",
     "to_thread": "threads",
+    "wait_for": "tokens",
     "wait_for_approval": "approvals",
     "wait_for_approval_sync": "approvals",
+    "wait_for_event": "events",
+    "wait_for_event_sync": "events",
+    "wait_for_sync": "tokens",
 }
 
 __all__ = [
@@ -80,6 +92,7 @@ __all__ = [
     "CurrentRun",
     "Decision",
     "DivergenceError",
+    "Event",
     "History",
     "MigrationError",
     "NotInRunError",
@@ -95,13 +108,18 @@ __all__ = [
     "StepError",
     "Task",
     "ThreadPoolExecutor",
+    "Token",
     "ValueTooLargeError",
     "WaitError",
     "WaitTimeoutError",
     "WindlassError",
+    "create_token",
+    "create_token_sync",
     "current_run",
     "gather",
     "logger",
+    "send_event",
+    "send_event_sync",
     "sleep",
     "sleep_sync",
     "sleep_until",
@@ -109,8 +127,12 @@ __all__ = [
     "step",
     "task",
     "to_thread",
+    "wait_for",
     "wait_for_approval",
     "wait_for_approval_sync",
+    "wait_for_event",
+    "wait_for_event_sync",
+    "wait_for_sync",
 ]
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,19 @@ class RunHandle:
         return await asyncio.to_thread(self.result_sync, timeout)
 
 
+@dataclass(frozen=True)
+class SentEvent:
+    """An event that was sent from outside of any run.
+
+    Attributes:
+        id: Its id.
+        runs: How many runs had got it when the answer was made; those that wait for it later are not counted.
+    """
+
+    id: str
+    runs: int
+
+
 class Client:
     """The API as one caller sees it.
 
@@ -126,6 +140,26 @@ class Client:
             body["idempotencyKey"] = idempotency_key
         run = self.call("POST", f"tasks/{quote(task, safe='')}/runs", body=body)
         return RunHandle(self, run["id"])
+
+    def send_event(self, name: str, payload: Any = None, *, id: str | None = None) -> SentEvent:  # noqa: A002 - the event's own word
+        """Send an event to the runs of the namespace that wait for it, now or later; it is durable when this returns.
+
+        Args:
+            name: What they wait for.
+            payload: Its content, at most 64 KiB of JSON. Models and dataclasses become JSON.
+            id: A word for this event: a repeat with the same one reaches nobody again. With an id, this call may be
+                repeated after any error.
+
+        Raises:
+            ApiError: The API refused it or cannot be reached.
+        """
+        from windlass.serialization import encode
+
+        body: dict[str, Any] = {"name": name, "payload": json.loads(encode(payload, what="payload"))}
+        if id is not None:
+            body["id"] = id
+        sent = self.call("POST", "events", body=body)
+        return SentEvent(sent["id"], sent["runs"])
 
     def get(self, run: str) -> dict[str, Any]:
         """Return a run by its id or by the name of its resource."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from windlass.checkpoints import Checkpoints
     from windlass.progress import Progress
+    from windlass.transport import Transport
     from windlass.waits import Waits
 
 
@@ -116,6 +117,8 @@ class Active:
         self.checkpoints = checkpoints
         self.waits: Waits
         """Set before the code starts; it needs to know the attempt itself."""
+        self.transport: Transport
+        """To the API; set with the waits."""
         self.process = os.getpid()
         self.main_task: Any = None
         self.loop: Any = None

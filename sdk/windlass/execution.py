@@ -186,6 +186,7 @@ def execute(
     checkpoints = Checkpoints(attempt, transport, code_id(attempt.entrypoint, attempt.source))
     activated = Active(run, checkpoints)
     root = branches.Branch()
+    activated.transport = transport
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
     activate(activated)
     if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost

@@ -19,6 +19,8 @@ POST /runtime/v1/waits      begin durable waits, and learn which are over       
 POST /runtime/v1/suspend    nothing but waits is left: end the attempt, keep the run the attempt's token
 POST /runtime/v1/checkpoint save the one state of a long loop                        the attempt's token
 POST /runtime/v1/extend     add running time to the timeouts                         the attempt's token
+POST /runtime/v1/events     send an event                                            the attempt's token
+POST /runtime/v1/tokens     make a token that somebody outside completes             the attempt's token
 POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
 POST /runtime/v1/fail       the attempt has failed                                   the attempt's token
 POST /runtime/v1/release    hand the run back without using an attempt               the attempt's token
@@ -69,6 +71,12 @@ PodUnknown: Final = "PodUnknown"
 
 ABSENT: Final = msgspec.Raw(b"")
 """No value. Always this object: it is by identity that an absent field is left out of a message."""
+
+EVENT_NAME_MAX: Final = 200
+"""Characters of the name of an event, and of its id."""
+
+EVENT_NAME: Final = r"^[^\x00-\x1f\x7f]+$"
+"""No control characters."""
 
 TEN_YEARS: Final = 10 * 366 * 86_400_000
 """Milliseconds: the longest time in a message."""
@@ -367,6 +375,57 @@ class ExtendRequest(Message):
 
     added_ms: WholeMilliseconds
     """All that this attempt has added so far: a repeat adds nothing, nor does an attempt that runs the code again."""
+
+
+class EventDetail(Message):
+    """What a wait for an event is for, as its ``detail``."""
+
+    match: msgspec.Raw = ABSENT
+    """JSON that the event's payload has to contain; absent or null: any event of the name."""
+    lookback_ms: Milliseconds = 0.0
+    """How long before the run's creation an event may have been sent."""
+
+
+class Event(Message):
+    """What a wait for an event results in."""
+
+    name: str
+    id: str
+    payload: msgspec.Raw = ABSENT
+    sent_at: str = ""
+    """By the ledger's clock, in ISO 8601."""
+
+
+class SendEventRequest(Message):
+    """Send an event from within a run."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_NAME_MAX)]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_NAME_MAX)]
+    """Whoever sends it again says the same: it is sent once."""
+    payload: msgspec.Raw = ABSENT
+
+
+class EventAccepted(Message):
+    """The event is durable."""
+
+    id: str
+    runs: int = 0
+    """Runs that have taken it so far."""
+
+
+class CreateTokenRequest(Message):
+    """Make a token. A repeat with the same key returns the same one."""
+
+    key: Key
+    """Of the step that makes it."""
+    timeout_ms: Milliseconds
+
+
+class TokenCreated(Message):
+    """A token, and the address that completes it."""
+
+    id: str
+    url: str
 
 
 class CompleteRequest(Message):

@@ -59,6 +59,14 @@ class Transport(Protocol):
         """Add running time; the limits are longer when this returns."""
         ...
 
+    def send_event(self, request: protocol.SendEventRequest) -> protocol.EventAccepted:
+        """Send an event, which is durable when this returns."""
+        ...
+
+    def create_token(self, request: protocol.CreateTokenRequest) -> protocol.TokenCreated:
+        """Make the token of a step, or return the one that it has."""
+        ...
+
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value."""
         ...
@@ -136,6 +144,26 @@ class HttpTransport:
     def extend_timeout(self, request: protocol.ExtendRequest) -> None:
         """Add running time."""
         self._call("POST", "/extend", msgspec.json.encode(request))
+
+    def send_event(self, request: protocol.SendEventRequest) -> protocol.EventAccepted:
+        """Send an event; a repeat with the same id changes nothing.
+
+        Raises:
+            AttemptClosedError: Another attempt may be running.
+            ProtocolError: The API refused it.
+        """
+        answer = self._call("POST", "/events", msgspec.json.encode(request))
+        return msgspec.json.decode(answer, type=protocol.EventAccepted)
+
+    def create_token(self, request: protocol.CreateTokenRequest) -> protocol.TokenCreated:
+        """Make the token of a step, or return the one that it has.
+
+        Raises:
+            AttemptClosedError: Another attempt may be running.
+            ProtocolError: The API refused it.
+        """
+        answer = self._call("POST", "/tokens", msgspec.json.encode(request))
+        return msgspec.json.decode(answer, type=protocol.TokenCreated)
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value under its digest.

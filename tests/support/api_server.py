@@ -34,7 +34,15 @@ async def serving(world: World, *, port: int = 0) -> AsyncIterator[str]:
     """Serve the runtime routes of a world and yield the URL."""
     blobs = BlobService(world.database, LedgerBlobs(world.database, BlobMissingError))
     routes = RuntimeRoutes(
-        world.attempts, world.steps, world.waits, world.progress, blobs, PollingSignal(), NobodyVouches()
+        world.attempts,
+        world.steps,
+        world.waits,
+        world.progress,
+        blobs,
+        PollingSignal(),
+        NobodyVouches(),
+        events=world.events,
+        tokens=world.tokens,
     )
     config = uvicorn.Config(
         Starlette(routes=routes.routes()), host="127.0.0.1", port=port, log_level="warning", ws="none"

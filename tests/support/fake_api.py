@@ -114,11 +114,16 @@ class FakeApi:
             return 200, {"status": "ok"}
         if request.path == "/openapi.json":
             return 200, {"info": {"version": self.version}}
+        return self._namespaced(request)
+
+    def _namespaced(self, request: Request) -> tuple[int, Any] | None:
         if not request.path.startswith("/api/v1/namespaces/"):
             return 404, {"code": "NotFound", "message": "Not Found."}
         parts = request.path.removeprefix("/api/v1/namespaces/").split("/")
         if parts[1] == "tasks":
             return self._trigger(parts[2], request)
+        if parts[1] == "events":
+            return 201, {"id": json.loads(request.body)["id"], "runs": 2}
         if len(parts) == 2:
             return self._list(request)
         run = self.find(parts[2])

@@ -23,6 +23,8 @@ class History:
         self.added_ms: list[int] = []
         self.suspended: list[tuple[list[str], list[list[str]]]] = []
         """What each suspension waited for, and in which groups."""
+        self.sent: list[protocol.SendEventRequest] = []
+        self.tokens: list[protocol.CreateTokenRequest] = []
 
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         for one in steps:
@@ -87,6 +89,14 @@ class History:
 
     def extend_timeout(self, request: protocol.ExtendRequest) -> None:
         self.added_ms.append(request.added_ms)
+
+    def send_event(self, request: protocol.SendEventRequest) -> protocol.EventAccepted:
+        self.sent.append(request)
+        return protocol.EventAccepted(id=request.id)
+
+    def create_token(self, request: protocol.CreateTokenRequest) -> protocol.TokenCreated:
+        self.tokens.append(request)
+        return protocol.TokenCreated(id=f"id-of-{request.key}", url=f"http://api/{request.key}.secret")
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         digest = hashlib.sha256(data).hexdigest()

@@ -18,6 +18,8 @@ from tests.support.world import SHOP, World
 from windlass_operator.api.app import Application, build
 from windlass_operator.api.approvals import ApprovalRoutes
 from windlass_operator.api.auth import Authorizer
+from windlass_operator.api.callbacks import CallbackRoutes
+from windlass_operator.api.events import EventRoutes
 from windlass_operator.api.permits import Permits
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
@@ -158,8 +160,17 @@ def application(world: World, reviews: FakeReviews) -> Application:
     """Return the whole API over the services of a world."""
     permits = Permits(Authorizer(reviews), Namespaces())
     public = PublicRoutes(permits, world.submissions, world.runs, world.blobs, Changes(), world.resumption)
+    events = EventRoutes(permits, world.events)
     runtime = RuntimeRoutes(
-        world.attempts, world.steps, world.waits, world.progress, world.blobs, PollingSignal(), NobodyVouches()
+        world.attempts,
+        world.steps,
+        world.waits,
+        world.progress,
+        world.blobs,
+        PollingSignal(),
+        NobodyVouches(),
+        events=world.events,
+        tokens=world.tokens,
     )
 
     @asynccontextmanager
@@ -167,7 +178,11 @@ def application(world: World, reviews: FakeReviews) -> Application:
         yield
 
     return build(
-        [public, ApprovalRoutes(permits, world.approvals)], runtime, world.database.check, start=start, version="test"
+        [public, ApprovalRoutes(permits, world.approvals), events, CallbackRoutes(world.tokens)],
+        runtime,
+        world.database.check,
+        start=start,
+        version="test",
     )
 
 

@@ -27,6 +27,7 @@ from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.events import EventService
 from windlass_operator.services.imports import ImportService
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
@@ -38,6 +39,7 @@ from windlass_operator.services.runs import RunService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Resource, Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
+from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
 SHOP = Project(uid="uid-of-shop", namespace="shop")
@@ -152,8 +154,14 @@ class World:
         self.cluster = FakeCluster()
         self.attempts = AttemptService(database, record=record)
         self.steps = StepService(database, progress_every=0)
+        self.events = EventService(database, self.attempts)
+        self.tokens = TokenService(database, self.attempts, public_url="http://windlass.example")
         self.approvals = ApprovalService(database)
-        self.waits = WaitService(database, self.attempts, kinds={"approval": self.approvals.begin})
+        self.waits = WaitService(
+            database,
+            self.attempts,
+            kinds={"approval": self.approvals.begin, "event": self.events.begin, "token": self.tokens.begin},
+        )
         self.approval_objects = FakeApprovals()
         self.approval_resources = ApprovalResourceService(
             database, self.approval_objects, self.approvals, ttl=timedelta(hours=1)

@@ -18,6 +18,7 @@ SECRETS = {
     "bearer": "Authorization: Bearer hunter2-pw-abc",
     "runner": "wlr_hunter2-pw",
     "attempt": f"{ATTEMPT}.hunter2-pw_{'a' * 21}",
+    "callback": f"POST http://windlass/callbacks/v1/{ATTEMPT}.hunter2-pw_{'a' * 32} failed",
     "account": "eyJhbGciOiJIUzI1NiJ9.eyJodW50ZXIyLXB3.hunter2-pw",
 }
 

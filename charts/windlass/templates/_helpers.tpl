@@ -144,6 +144,12 @@ topologySpreadConstraints:
       fieldPath: metadata.name
 - name: WINDLASS_API_URL
   value: {{ include "windlass.apiUrl" $root }}
+{{- with $root.Values.api.publicUrl }}
+- name: WINDLASS_PUBLIC_URL
+  value: {{ . | quote }}
+{{- end }}
+- name: WINDLASS_EVENT_RETENTION
+  value: {{ $root.Values.events.retention | quote }}
 - name: WINDLASS_RUNNER_IMAGE
   value: {{ include "windlass.runnerImage" $root }}
 - name: WINDLASS_RUNNER_IDENTITY

@@ -140,6 +140,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "approval": {**APPROVAL, "details": {"order": 7}},
     "approvals": {"items": [APPROVAL], "nextCursor": None},
     "payload": {"orderId": 7},
+    "event": {"id": "payment-81", "runs": 1},
+    "completed": {"token": _ID, "completed": True},
 }
 _REFUSALS: Final = {
     400: ("The request cannot be understood.", "InvalidRequest", "limit: Input should be less than or equal to 500"),
@@ -254,6 +256,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=[
             {"name": "runs", "description": "Runs of Tasks."},
             {"name": "approvals", "description": "What runs ask people."},
+            {"name": "events", "description": "What runs wait for."},
         ],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )

@@ -22,8 +22,10 @@ from windlass_operator.api.messages import read_body, read_message
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
+from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -65,6 +67,9 @@ class RuntimeRoutes:
         blobs: BlobService,
         work: WorkSignal,
         vouch: Vouch,
+        *,
+        events: EventService,
+        tokens: TokenService,
     ) -> None:
         self._attempts = attempts
         self._steps = steps
@@ -73,6 +78,8 @@ class RuntimeRoutes:
         self._blobs = blobs
         self._work = work
         self._vouch = vouch
+        self._events = events
+        self._tokens = tokens
 
     def routes(self) -> list[Route]:
         """Return the routes, each with the translation of errors around it."""
@@ -87,6 +94,8 @@ class RuntimeRoutes:
             ("GET", "/compensations", self.load_compensations),
             ("POST", "/checkpoint", self.checkpoint),
             ("POST", "/extend", self.extend),
+            ("POST", "/events", self.send_event),
+            ("POST", "/tokens", self.create_token),
             ("POST", "/complete", self.complete),
             ("POST", "/fail", self.fail),
             ("POST", "/release", self.release),
@@ -167,6 +176,18 @@ class RuntimeRoutes:
         """Add running time."""
         await self._progress.extend_timeout(bearer(request), await read_message(request, protocol.ExtendRequest))
         return Response(status_code=204)
+
+    async def send_event(self, request: Request) -> Response:
+        """Send an event."""
+        return _json(
+            await self._events.send_from_run(bearer(request), await read_message(request, protocol.SendEventRequest))
+        )
+
+    async def create_token(self, request: Request) -> Response:
+        """Make a token."""
+        return _json(
+            await self._tokens.create(bearer(request), await read_message(request, protocol.CreateTokenRequest))
+        )
 
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""

@@ -96,6 +96,21 @@ async def over(connection: Connection, run_id: UUID, keys: Sequence[str]) -> lis
     return await (await connection.execute(_SQL["over"], {"run_id": run_id, "keys": list(keys)})).fetchall()
 
 
+async def lock_runs(
+    connection: Connection, run_ids: Sequence[UUID], *, skip_locked: bool = False
+) -> dict[UUID, RunState]:
+    """Lock runs in the order of their ids, and return the state of each that is locked.
+
+    Args:
+        connection: In a transaction that holds no lock on any wait.
+        run_ids: Of the runs, sorted.
+        skip_locked: Leave runs alone that somebody else has in hand.
+    """
+    lock = _SQL["lock_free_runs" if skip_locked else "lock_runs"]
+    rows = await (await connection.execute(lock, {"run_ids": list(run_ids)})).fetchall()
+    return {row["id"]: RunState(row["state"]) for row in rows}
+
+
 async def settle(connection: Connection, outcomes: Sequence[Outcome], *, skip_locked: bool = False) -> list[UUID]:
     """End waits and let the runs go on that waited for them. Returns the runs of which a wait has ended.
 
@@ -109,11 +124,9 @@ async def settle(connection: Connection, outcomes: Sequence[Outcome], *, skip_lo
     if not outcomes:
         return []
     wanted = sorted({outcome.run_id for outcome in outcomes})
-    lock = _SQL["lock_free_runs" if skip_locked else "lock_runs"]
-    locked = await (await connection.execute(lock, {"run_ids": wanted})).fetchall()
-    waiting = {row["id"] for row in locked if row["state"] == RunState.WAITING.value}
-    ours = {row["id"] for row in locked}
-    ended = await _end(connection, [outcome for outcome in outcomes if outcome.run_id in ours])
+    locked = await lock_runs(connection, wanted, skip_locked=skip_locked)
+    waiting = {run_id for run_id, state in locked.items() if state is RunState.WAITING}
+    ended = await _end(connection, [outcome for outcome in outcomes if outcome.run_id in locked])
     changed = sorted({row["run_id"] for row in ended})
     await _wake(connection, [row for row in ended if row["run_id"] in waiting])
     if changed:

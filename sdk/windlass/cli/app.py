@@ -8,6 +8,7 @@ import click
 from windlass.cli.approvals import approvals
 from windlass.cli.completion import completion
 from windlass.cli.connect import Access
+from windlass.cli.events import events
 from windlass.cli.exits import API, refusals, usage
 from windlass.cli.options import reaches_api
 from windlass.cli.output import Form, is_terminal, say, show_data, write
@@ -118,5 +119,5 @@ def doctor(access: Access, form: str) -> None:
 
 
 completion.epilog = _COMPLETION
-for command in (run, runs, approvals, completion):
+for command in (run, runs, approvals, events, completion):
     app.add_command(command)

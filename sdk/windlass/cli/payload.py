@@ -8,14 +8,18 @@ from typing import Any
 from windlass.cli.exits import usage
 
 
-def read_payload(text: str) -> Any:
+def read_payload(text: str, given: str = "--payload") -> Any:
     """Return the value of ``--payload``: JSON, ``@FILE``, or ``-``.
+
+    Args:
+        text: What was written.
+        given: How the option or argument is called.
 
     Raises:
         click.exceptions.Exit: It cannot be read, or is not JSON that every reader understands alike; the reason is
             printed.
     """
-    where = "--payload"
+    where = given
     try:
         if text == "-":
             where, text = "standard input", sys.stdin.read()
@@ -23,7 +27,7 @@ def read_payload(text: str) -> Any:
             where, text = text[1:], Path(text[1:]).read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except OSError as error:
-        raise usage(f"--payload: {error}") from None
+        raise usage(f"{given}: {error}") from None
     except RecursionError:
         raise usage(f"{where} is nested too deeply.") from None
     except ValueError as error:

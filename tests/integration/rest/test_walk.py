@@ -17,6 +17,9 @@ from windlass_operator.ledger.database import Database
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
 """The only routes that ask nobody who they are: they tell nothing about anybody's work."""
 
+SECRET = {"/callbacks/v1/{token}"}
+"""Whose address is the credential: test_callbacks.py."""
+
 PERMISSIONS = {
     "trigger": ("create", "runs"),
     "list_runs": ("list", "runs"),
@@ -33,6 +36,7 @@ PERMISSIONS = {
     "get_approval": ("get", "approvals"),
     "decide_approval": ("update", "approvals"),
     "resume": ("patch", "runs"),
+    "send_event": ("create", "events"),
 }
 
 
@@ -61,12 +65,13 @@ def _filled(path: str, namespace: str = "shop", run: str = "order-1") -> str:
         "number": "1",
         "approval": "order-1",
         "sha256": "0" * 64,
+        "token": "x",
     }
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
 
 
 def test_every_route_is_public_of_runners_or_open() -> None:
-    assert {path for _, path, _ in ROUTES} - {path for _, path, _ in (*PUBLIC, *RUNTIME)} == OPEN
+    assert {path for _, path, _ in ROUTES} - {path for _, path, _ in (*PUBLIC, *RUNTIME)} == OPEN | SECRET
     assert {name for _, _, name in PUBLIC} == set(PERMISSIONS)
     told = re.findall(r"^(GET|PUT|POST) +(/runtime/\S+)", protocol.__doc__ or "", re.MULTILINE)
     assert {(method, path.replace("..", "{sha256}")) for method, path in told} == {(m, p) for m, p, _ in RUNTIME}
@@ -91,8 +96,10 @@ RUNTIME_BODIES = {
     "/claim": b'{"claimId": "c", "podName": "p", "podUid": "u", "waitMs": 0}',
     "/withdraw": b'{"claimId": "c", "podName": "p", "podUid": "u"}',
     "/steps": b'{"steps": [{"key": "a", "name": "a", "argsHash": "", "state": "running"}]}',
-    "/logs": b'{"lines": [{"seq": 1, "stream": "stdout", "text": "x"}]}',
     "/suspend": b'{"waits": ["a"]}',
+    "/events": b'{"name": "paid", "id": "a"}',
+    "/tokens": b'{"key": "a", "timeoutMs": 1000}',
+    "/logs": b'{"lines": [{"seq": 1, "stream": "stdout", "text": "x"}]}',
     "/checkpoint": b'{"n": 1, "state": 1}',
     "/extend": b'{"addedMs": 1}',
     "/fail": b'{"failure": {"type": "a", "message": "b"}}',
@@ -152,7 +159,7 @@ async def test_who_may_only_look_neither_starts_nor_cancels_nor_reads_logs(rest:
     for method, path, name in PUBLIC:
         if (await rest.call(method, _filled(path), token=VIEWER)).status == 403:
             refused.add(name)
-    assert refused == {"trigger", "cancel", "resume", "list_logs", "get_attempt_pod", "decide_approval"}
+    assert refused == {"trigger", "cancel", "resume", "send_event", "list_logs", "get_attempt_pod", "decide_approval"}
 
 
 SUFFIXES = (
