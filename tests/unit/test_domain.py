@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -84,6 +85,21 @@ def test_the_users_own_delay_replaces_the_backoff() -> None:
     tally = Tally(user_failures=0, infra_failures=0)
     decision = after_failure(RetryPolicy(), tally, "user", reason="x", retry_after=timedelta(minutes=7))
     assert decision.delay == timedelta(minutes=7)
+
+
+def test_a_divergence_suspends_the_run_and_counts_as_nobodys_failure() -> None:
+    tally = Tally(user_failures=2, infra_failures=INFRA_BUDGET)
+    decision = after_failure(RetryPolicy(max_attempts=3), tally, "permanent", reason="Divergence")
+    assert (decision.event, decision.user_failures, decision.infra_failures) == (RunEvent.SUSPEND, 0, 0)
+    stopped = Tally(user_failures=0, infra_failures=0, cancelling=True)
+    assert after_failure(RetryPolicy(), stopped, "permanent", reason="Divergence").event is RunEvent.CONFIRM_CANCEL
+
+
+@pytest.mark.parametrize("kind", ["user", "infra", "timeout", "permanent"])
+def test_a_run_that_is_over_its_total_timeout_is_not_retried_whatever_failed(kind: Any) -> None:
+    tally = Tally(user_failures=0, infra_failures=0, overdue=True)
+    decision = after_failure(RetryPolicy(), tally, kind, reason="Divergence")
+    assert (decision.event, decision.reason) == (RunEvent.TIME_OUT, "TotalTimedOut")
 
 
 def test_used_up_running_time_ends_the_run() -> None:
