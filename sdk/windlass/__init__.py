@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         RunFailedError,
         SerializationError,
         StepError,
+        StepFailedError,
+        StepTimeoutError,
         ValueTooLargeError,
         WaitError,
         WaitTimeoutError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from windlass.events import Event, send_event, send_event_sync, wait_for_event, wait_for_event_sync
     from windlass.log import logger
     from windlass.migration import History, MigrationError, SavedStep
+    from windlass.recorded import now, random, uuid
     from windlass.retry import Retry
     from windlass.steps import Step, step
     from windlass.tasks import Task, task
@@ -57,6 +60,8 @@ _HOMES = {
     "SerializationError": "errors",
     "Step": "steps",
     "StepError": "errors",
+    "StepFailedError": "errors",
+    "StepTimeoutError": "errors",
     "Task": "tasks",
     "ThreadPoolExecutor": "threads",
     "Token": "tokens",
@@ -69,6 +74,8 @@ _HOMES = {
     "current_run": "context",
     "gather": "",
     "logger": "log",
+    "now": "recorded",
+    "random": "recorded",
     "send_event": "events",
     "send_event_sync": "events",
     "sleep": "waits",
@@ -78,6 +85,7 @@ _HOMES = {
     "step": "steps",
     "task": "tasks",
     "to_thread": "threads",
+    "uuid": "recorded",
     "wait_for": "tokens",
     "wait_for_approval": "approvals",
     "wait_for_approval_sync": "approvals",
@@ -106,6 +114,8 @@ __all__ = [
     "SerializationError",
     "Step",
     "StepError",
+    "StepFailedError",
+    "StepTimeoutError",
     "Task",
     "ThreadPoolExecutor",
     "Token",
@@ -118,6 +128,8 @@ __all__ = [
     "current_run",
     "gather",
     "logger",
+    "now",
+    "random",
     "send_event",
     "send_event_sync",
     "sleep",
@@ -127,6 +139,7 @@ __all__ = [
     "step",
     "task",
     "to_thread",
+    "uuid",
     "wait_for",
     "wait_for_approval",
     "wait_for_approval_sync",

@@ -5,14 +5,15 @@ starts through us. Its path is the order in which its parent started it, so a ke
 ran: ordinals alone would give branch b's result to branch a after a retry with another timing.
 """
 
+import itertools
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from weakref import WeakKeyDictionary
 
 from windlass.errors import StepError
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _THREADS: Final["set[Branch]"] = set()
-_OF_TASK: Final["WeakKeyDictionary[Any, Branch]"] = WeakKeyDictionary()
+_OF_TASK: Final["weakref.WeakKeyDictionary[Any, Branch]"] = weakref.WeakKeyDictionary()
 
 _CURRENT: Final[ContextVar["Branch"]] = ContextVar("windlass_branch")
+
+tick: Final = itertools.count(1).__next__
+"""Numbers what happens in this process, over all branches."""
 
 
 class Branch:
@@ -35,9 +39,20 @@ class Branch:
     Args:
         path: Numbers from the root; empty for the task function itself.
         inside_step: Key of the step whose body this is, if it is one.
+        parent: The branch that started it.
+
+    Attributes:
+        acted: Tick at which it last called a step or started a branch.
+        task: What runs it, in asynchronous code.
+        error: What ended it, if it is a thread.
+        watched: It is known whether somebody asks how it ended, by ``seen``.
+        seen: Tick at which somebody was told of its error.
+        ended: Of the run's first branch: the task function has ended. What the loop starts to close is no branch.
     """
 
-    def __init__(self, path: tuple[int, ...] = (), *, inside_step: str | None = None) -> None:
+    def __init__(
+        self, path: tuple[int, ...] = (), *, inside_step: str | None = None, parent: "Branch | None" = None
+    ) -> None:
         self.path = path
         self.inside_step = inside_step
         self.used = False
@@ -54,7 +69,13 @@ class Branch:
         """Keys taken so far: right after :meth:`key`, the place of that key in the branch."""
         self.settled = True
         """Whether all that the code of this branch has seen stands in history, so that it must go the same way."""
-        self.parent: Branch | None = None
+        self.parent = parent
+        self.acted = 0
+        self.task: weakref.ref[asyncio.Task[Any]] | None = None
+        self.error: BaseException | None = None
+        self.watched = False
+        self.seen: int | None = None
+        self.ended = False
         self._counts: Counter[str] = Counter()
         self._children = 0
         self._lock = threading.Lock()
@@ -69,6 +90,7 @@ class Branch:
         self._owner = (threading.get_ident(), id(task) if task is not None else 0)
         if task is not None:
             _OF_TASK[task] = self
+        self.task = weakref.ref(task) if task is not None else None
 
     def key(self, name: str) -> str:
         """Return the key of the next step with this name.
@@ -83,7 +105,8 @@ class Branch:
         elif here != self._owner and not (alone and self._owner == (here[0], 0)):
             raise StepError(_beside(name, self._owner, here))
         self.used = True
-        self.place += 1
+        self.place += not name.startswith("~")  # what is calculated leaves no row
+        self.acted = tick()
         self._counts[name] += 1
         count = self._counts[name]
         local = name if count == 1 else f"{name}#{count}"
@@ -94,8 +117,9 @@ class Branch:
         with self._lock:
             number = self._children
             self._children += 1
-        child = Branch((*self.path, number), inside_step=self.inside_step)
-        child.settled, child.parent = self.settled, self
+            self.acted = tick()
+        child = Branch((*self.path, number), inside_step=self.inside_step, parent=self)
+        child.settled = self.settled
         return child
 
     def unsettle(self) -> None:
@@ -152,6 +176,9 @@ def as_thread(call: Callable[[], R]) -> tuple[Callable[[], R], Branch | None]:
         enter(branch)
         try:
             return call()
+        except BaseException as error:
+            branch.error = error
+            raise
         finally:
             branch.over = True
             _THREADS.discard(branch)
@@ -178,7 +205,7 @@ def task_factory(loop: "asyncio.AbstractEventLoop", coroutine: Any, **options: A
     import asyncio
 
     parent = current()
-    if parent is None:
+    if parent is None or parent.ended:
         return asyncio.Task(coroutine, loop=loop, **options)
     given = options.pop("context", None)
     # Copied even where the caller gives one: two tasks in one context would be one branch.
@@ -202,14 +229,15 @@ def _asyncio_task() -> "tuple[asyncio.Task[Any] | None, bool]":
 
 
 def _beside(name: str, owner: tuple[int, int], here: tuple[int, int]) -> str:
+    what = f"{name[1:]}()" if name.startswith("~") else f"Step {name!r}"
     if here[0] != owner[0]:
         return (
-            f"Step {name!r} is called from a thread that Windlass does not know, nor its place in the run. "
+            f"{what} is called from a thread that Windlass does not know, nor its place in the run. "
             "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
         )
     if here[1] == 0:
-        return f"Step {name!r} is called from a callback, whose place in the run nobody knows. Call it from a task."
+        return f"{what} is called from a callback, whose place in the run nobody knows. Call it from a task."
     return (
-        f"Step {name!r} is called from one of several tasks of an event loop that Windlass does not know, nor their "
+        f"{what} is called from one of several tasks of an event loop that Windlass does not know, nor their "
         "order. Make the task function `async def`, and leave the loop's task factory as it is."
     )

@@ -16,9 +16,13 @@ import msgspec
 from windlass import protocol
 from windlass.branches import Branch
 from windlass.errors import DivergenceError, RunSuspended, ValueTooLargeError
+from windlass.failures import failure_of
 from windlass.migration import History, migrated
 from windlass.places import Places, other_arguments, other_step
 from windlass.transport import Transport
+
+PAUSE: Final = "~try"
+"""Between a step's key and the number of the try that a durable pause followed."""
 
 ANNOUNCE_AFTER: Final = 0.2
 """Seconds a step runs before it is shown as running: shorter ones would only cost writes."""
@@ -51,26 +55,33 @@ class Running:
         self.announced = False
         self.compensation = b""
         """What undoes the step, saved when it has succeeded; empty for most."""
+        self.tries = 1
+        self.error: protocol.Failure | None = None
+        """Of the last try, while another one is to come."""
 
     def as_step(self, state: protocol.StepState) -> protocol.Step:
         """Return the step as it travels."""
         age = (time.monotonic() - self.started) * 1000
         duration = None if state == "running" else age
         step = protocol.Step(
-            key=self.key,
-            name=self.name,
-            args_hash=self.args_hash,
-            state=state,
-            kind=self.kind,
-            place=self.place,
-            code_id=self.code_id,
-            replaces=self.replaces,
-            age_ms=age,
-            duration_ms=duration,
-        )
+            key=self.key, name=self.name, args_hash=self.args_hash, state=state, kind=self.kind,
+            place=self.place, code_id=self.code_id, replaces=self.replaces,
+            age_ms=age, duration_ms=duration, tries=self.tries, error=self.error if state == "running" else None,
+        )  # fmt: skip
         if self.compensation and state == "succeeded":
             step.compensation = msgspec.Raw(self.compensation)
         return step
+
+    def failed(self, failure: protocol.Failure, *, durable: bool) -> protocol.Step:
+        """Return the failed step as it travels."""
+        step = self.as_step("failed")
+        step.error, step.durable = failure, durable
+        return step
+
+    def try_again(self, failure: protocol.Failure) -> None:
+        """Show the next try, and why there is one."""
+        self.error, self.announced = failure, False
+        self.tries += 1
 
 
 class _Queued:
@@ -222,6 +233,10 @@ class Checkpoints:
             return None
         return other_step(held, running.key, running.place, self.code_id, self._run_id)
 
+    def unused(self) -> bool:
+        """Return whether history has steps that this attempt has not asked for (yet), pauses between tries aside."""
+        return self._next is not None or any(PAUSE not in key for key in self._saved)
+
     def value_of(self, step: protocol.Step) -> bytes:
         """Return the JSON of a finished step's result."""
         if step.result_ref is not None:
@@ -260,19 +275,21 @@ class Checkpoints:
         """Save a result from asynchronous code; it is durable when the future is done. Errors are those of finish."""
         return self._enqueue(running, _Queued(running.as_step("succeeded"), result))
 
-    def fail_soon(self, running: Running, failure: protocol.Failure) -> "Future[None]":
+    def fail_soon(self, running: Running, failure: protocol.Failure, *, durable: bool = False) -> "Future[None]":
         """Record from asynchronous code that a step's body failed; what is cancelled does not wait for the future."""
-        step = running.as_step("failed")
-        step.error = failure
-        return self._enqueue(running, _Queued(step, None))
+        return self._enqueue(running, _Queued(running.failed(failure, durable=durable), None))
 
-    def fail(self, running: Running, failure: protocol.Failure) -> None:
-        """Record from synchronous code that a step's body failed. It runs again with the next attempt."""
+    def fail(self, running: Running, failure: protocol.Failure, *, durable: bool = False) -> None:
+        """Record from synchronous code that a step's body failed.
+
+        Args:
+            running: The step.
+            failure: Why.
+            durable: Later attempts fail here in the same way, unless the run's retry asks for another try.
+        """
         self._ended(running)
-        step = running.as_step("failed")
-        step.error = failure
         with self._sending:
-            self._transport.save_steps([step])
+            self._transport.save_steps([running.failed(failure, durable=durable)])
 
     def forget(self, running: Running) -> None:
         """Something that leaves no trace if it does not end: it begins again with the next attempt."""
@@ -311,8 +328,8 @@ class Checkpoints:
             step.result_ref = self._transport.put_blob(result)
         except ValueTooLargeError as error:
             problem = ValueTooLargeError(f"The result of step {step.key!r} cannot be saved: {error}")
-            step.state = "failed"
-            step.error = protocol.Failure(type="ResultTooLarge", message=str(problem), failure_class="permanent")
+            step.state, step.durable, step.error = "failed", True, failure_of(problem, step.key, durable=True)
+            step.error.failure_class, step.error.reason = "permanent", "ResultTooLarge"
             return problem
         return None
 

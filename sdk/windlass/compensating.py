@@ -10,7 +10,7 @@ from typing import Any
 from windlass import branches, compensation, protocol
 from windlass.checkpoints import Running
 from windlass.context import Active
-from windlass.steps import failure_of
+from windlass.failures import failure_of
 from windlass.transport import Transport
 
 

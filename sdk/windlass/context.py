@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from windlass.checkpoints import Checkpoints
     from windlass.progress import Progress
+    from windlass.reruns import FailedSteps
     from windlass.transport import Transport
     from windlass.waits import Waits
 
@@ -112,13 +113,16 @@ class CurrentRun:
 class Active:
     """The attempt that this process runs. One process runs one attempt, so it is a plain module variable."""
 
-    def __init__(self, run: CurrentRun, checkpoints: "Checkpoints") -> None:
+    def __init__(self, run: CurrentRun, checkpoints: "Checkpoints", failed: "FailedSteps") -> None:
         self.run = run
         self.checkpoints = checkpoints
         self.waits: Waits
         """Set before the code starts; it needs to know the attempt itself."""
         self.transport: Transport
         """To the API; set with the waits."""
+        self.failed = failed
+        self.origin = run.id
+        """The run whose external effects this one shares: keys for other systems and random numbers come from it."""
         self.process = os.getpid()
         self.main_task: Any = None
         self.loop: Any = None

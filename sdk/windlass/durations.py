@@ -5,7 +5,7 @@ always a ``timedelta``.
 """
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
@@ -44,6 +44,12 @@ def parse_duration(text: str | timedelta) -> timedelta:
     if seconds > _LIMIT.total_seconds():
         raise InvalidDurationError(text)
     return timedelta(seconds=seconds)
+
+
+def seconds_until(when: str | timedelta | datetime) -> float:
+    """Return the seconds from now to ``when``: a duration, or an aware datetime; 0 for one that has passed."""
+    delay = when - datetime.now(UTC) if isinstance(when, datetime) else parse_duration(when)
+    return max(0.0, delay.total_seconds())
 
 
 def format_duration(duration: timedelta) -> str:

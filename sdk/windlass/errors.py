@@ -60,6 +60,28 @@ class StepError(WindlassError):
     """A step is used in a way that cannot be made durable."""
 
 
+class StepFailedError(WindlassError):
+    """A step failed in an earlier attempt, with an exception that cannot be made again here.
+
+    Its class is not to be found (defined inside a function, renamed, gone), or wants to be made in a way of its own.
+
+    Attributes:
+        type: Name of the class.
+        message: What it said.
+    """
+
+    def __init__(self, type: str, message: str) -> None:  # noqa: A002 - as in the step's error everywhere
+        super().__init__(f"{type}: {message}")
+        self.type, self.message = type, message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StepFailedError, (self.type, self.message)
+
+
+class StepTimeoutError(WindlassError):
+    """A try of a step took longer than the step's ``timeout``. It is tried again like any other error."""
+
+
 class DivergenceError(WindlassError):
     """History has another step in this place, or this step with other arguments: the code changed under the run."""
 

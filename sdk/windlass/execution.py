@@ -10,7 +10,6 @@ import traceback
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from windlass.arguments import PayloadInvalidError, arguments_of
 from windlass.checkpoints import Checkpoints
 from windlass.code_ids import code_id
 from windlass.context import Active, CurrentRun, Flag, activate, active
-from windlass.durations import parse_duration
+from windlass.durations import seconds_until
 from windlass.errors import (
     AttemptClosedError,
     DivergenceError,
@@ -32,10 +31,11 @@ from windlass.errors import (
     SerializationError,
     ValueTooLargeError,
 )
+from windlass.failures import OURS, failure_of, text_of
 from windlass.liveness import Blocked, blocked
 from windlass.progress import Progress
+from windlass.reruns import FailedSteps
 from windlass.serialization import encode
-from windlass.steps import OURS, failure_of, text_of
 from windlass.tasks import Task
 from windlass.transport import Transport
 from windlass.waits import Waits
@@ -184,7 +184,7 @@ def execute(
         _progress=progress,
     )
     checkpoints = Checkpoints(attempt, transport, code_id(attempt.entrypoint, attempt.source))
-    activated = Active(run, checkpoints)
+    activated = Active(run, checkpoints, FailedSteps())
     root = branches.Branch()
     activated.transport = transport
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
@@ -222,10 +222,17 @@ def execute(
             raise decisive from None
         if checkpoints.suspended:
             return Finished(suspended=True)
-        return Finished(fail=_report(checkpoints.diverged or decisive, run))
+        return Finished(fail=_failed(activated, error, checkpoints.diverged or decisive))
     finally:
         branches.leave(token)
         activate(None)
+
+
+def _failed(activated: Active, error: BaseException, decisive: BaseException) -> protocol.FailRequest:
+    """Return the report of an attempt that an error ended, and which failed steps the next one runs again."""
+    report = _report(decisive, activated.run)
+    report.rerun = activated.failed.to_rerun(error, history_left=activated.checkpoints.unused())
+    return report
 
 
 def _look(activated: Active, root: branches.Branch, answer: Callable[[Blocked | None], None]) -> None:
@@ -294,7 +301,10 @@ def _call(
         if activated.run.cancelled:  # announced before there was a loop to tell
             raise asyncio.CancelledError
         loop.set_task_factory(branches.task_factory)
-        return await task.function(*args, **kwargs)
+        try:
+            return await task.function(*args, **kwargs)
+        finally:
+            root.ended = True
 
     return asyncio.run(main())
 
@@ -344,10 +354,10 @@ def _report(error: BaseException, run: CurrentRun) -> protocol.FailRequest:
     elif isinstance(error, SystemExit):
         failure.message = f"The code called sys.exit({error.code!r})."
     elif isinstance(error, RetryAt):
-        return protocol.FailRequest(failure=failure, retry_after_ms=_milliseconds_until(error.when))
+        return protocol.FailRequest(failure=failure, retry_after_ms=_milliseconds(error))
     return protocol.FailRequest(failure=failure)
 
 
-def _milliseconds_until(when: str | timedelta | datetime) -> int:
-    delay = when - datetime.now(UTC) if isinstance(when, datetime) else parse_duration(when)
-    return min(max(0, round(delay.total_seconds() * 1000)), protocol.TEN_YEARS)
+def _milliseconds(error: RetryAt) -> int | None:
+    when = getattr(error, "when", None)  # one that was made again from history may have lost it
+    return None if when is None else min(round(seconds_until(when) * 1000), protocol.TEN_YEARS)

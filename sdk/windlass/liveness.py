@@ -159,7 +159,7 @@ def _only_a_wait(task: Any) -> "Pending | None":
     branch = branches.of_task(task)
     if code is None or branch is None or not code.co_filename.startswith(_OURS):
         return None
-    return branch.waiting
+    return None if branch.waiting is not None and branch.waiting.in_step else branch.waiting
 
 
 def _innermost(coroutine: Any) -> Any:

@@ -121,6 +121,21 @@ class BlobRef(Message):
     """Bytes of the JSON text."""
 
 
+class Restore(Message):
+    """What an exception is made of, so that later attempts meet it again: JSON, nothing that runs when read."""
+
+    class_: str = msgspec.field(name="class")
+    """``module:qualified name`` of the exception's class, or of the nearest base that can be imported."""
+    args: msgspec.Raw = msgspec.Raw(b"[]")
+    """JSON list: its ``args``."""
+    attributes: msgspec.Raw = msgspec.Raw(b"{}")
+    """JSON object: its own attributes, those that have a JSON form."""
+    exceptions: list["Failure"] = []
+    """The members, if it is a group."""
+    cause: "Failure | None" = None
+    """What it was raised ``from``."""
+
+
 class Failure(Message):
     """Why a step or an attempt did not succeed."""
 
@@ -134,6 +149,8 @@ class Failure(Message):
     """A reason of the Run's status (``EntrypointImportFailed``, ``ResultNotSerializable`` …); ``type`` if absent."""
     step: str | None = None
     """Key of the step in which it happened."""
+    restore: Restore | None = None
+    """Of a durable failure: how the exception is made again. Only runners read it."""
 
 
 class Step(Message):
@@ -165,6 +182,8 @@ class Step(Message):
     database's clock decides)."""
     duration_ms: Milliseconds | None = None
     """Milliseconds the body ran; absent while it runs."""
+    tries: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    """How often the body was called by the attempt that ran the step last, this time included."""
 
 
 class Compensation(Message):
@@ -445,6 +464,8 @@ class FailRequest(Message):
     """Which timeout ended it, if one did."""
     cancelled: bool = False
     """The child ended because of a cancellation that a heartbeat announced."""
+    rerun: list[Key] = []
+    """Failed steps whose errors ended the attempt: the next one runs them again instead of failing in the same way."""
 
 
 class ReleaseRequest(Message):

@@ -4,7 +4,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from windlass.branches import Branch, as_thread, joining
+from windlass.branches import Branch, as_thread, joining, tick
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             self._branches.append(branch)
         future = super().submit(call)
         if branch is not None:
-            _note_joins(future, branch)
+            _watch(future, branch)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -49,12 +49,23 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             super().shutdown(wait, cancel_futures=cancel_futures)
 
 
-def _note_joins(future: "concurrent.futures.Future[R]", branch: Branch) -> None:
-    """Let ``result`` tell that its caller waits for this branch alone. Not with a timeout: that may end first."""
-    plain = future.result
+def _watch(future: "concurrent.futures.Future[Any]", branch: Branch) -> None:
+    """Let the future tell who asks for its end, and when.
 
-    def result(timeout: float | None = None) -> R:
-        with joining([branch] if timeout is None else []):
-            return plain(timeout)
+    Without a timeout its caller waits for this branch alone. And what the code does before it learns of an error in the
+    thread is not done because of it.
+    """
+    branch.watched = True
 
-    setattr(future, "result", result)  # noqa: B010 - on this one future
+    def noting(ask: Callable[[float | None], Any]) -> Callable[[float | None], Any]:
+        def look(timeout: float | None = None) -> Any:
+            try:
+                with joining([branch] if timeout is None else []):
+                    return ask(timeout)
+            finally:
+                if branch.error is not None and branch.seen is None:
+                    branch.seen = tick()
+
+        return look
+
+    vars(future).update(result=noting(future.result), exception=noting(future.exception))

@@ -64,6 +64,8 @@ class Pending:
         self.wait = wait
         self.future: Future[protocol.Step] = Future()
         self.begun = False
+        self.in_step = False
+        """A step's pause between two tries: when it is over, code runs in the branch, whoever joins it."""
 
     async def result(self) -> protocol.Step:
         """Return the step that the wait has become.

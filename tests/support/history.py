@@ -11,6 +11,11 @@ from windlass import protocol
 from windlass.execution import Finished, execute
 
 
+def is_history(step: protocol.Step) -> bool:
+    """Return whether later attempts get what came of a step."""
+    return step.state == "succeeded" or (step.state == "failed" and step.durable)
+
+
 class History:
     """A transport that keeps what it is given, and hands it to the next attempt."""
 
@@ -18,6 +23,7 @@ class History:
         self.steps: dict[str, protocol.Step] = {}
         self.blobs: dict[str, bytes] = {}
         self.pages: list[protocol.Step] = []
+        self.run_id = "r"
         self.waits: dict[str, protocol.Wait] = {}
         self.checkpoint = protocol.CheckpointRequest(n=1)
         self.added_ms: list[int] = []
@@ -29,7 +35,7 @@ class History:
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         for one in steps:
             before = self.steps.get(one.key)
-            if before is None or before.state != "succeeded" or (one.replaces and not before.replaces):
+            if before is None or not is_history(before) or (one.replaces and not before.replaces):
                 self.steps[one.key] = one
 
     def load_steps(self, after: str) -> protocol.StepsPage:
@@ -110,15 +116,26 @@ class History:
         self, function: Any, payload: Any = None, *, number: int = 1, paged: bool = False, code: str | None = None
     ) -> Finished:
         """Run an attempt with this history. ``code`` is the text that its code id is made from."""
-        done = [s for s in self.steps.values() if s.state == "succeeded" or s.durable]
+        done = [s for s in self.steps.values() if is_history(s)]
+        done += [
+            protocol.Step(key=w.key, name=w.name, args_hash=w.args_hash, state="waiting", kind=w.kind)
+            for w in self.waits.values()
+            if "~try" in w.key
+        ]
         self.pages = done if paged else []
         attempt = protocol.ClaimedAttempt(
-            attempt_id="a", token="a.b", run_id="r", number=number, max_attempts=3, task="t", namespace="n",
+            attempt_id="a", token="a.b", run_id=self.run_id, number=number, max_attempts=3, task="t", namespace="n",
             entrypoint="m:f", lease_ms=1, heartbeat_ms=1, payload=msgspec.Raw(json.dumps(payload).encode()),
             steps=[] if paged else done, next_steps="0" if paged else None, source=code,
             checkpoint=self.checkpoint.state, checkpoint_ref=self.checkpoint.state_ref,
         )  # fmt: skip
-        return execute(function, attempt, self)
+        finished = execute(function, attempt, self)
+        for key in finished.fail.rerun if finished.fail is not None else ():
+            if key in self.steps:
+                self.steps[key].durable = False
+            for pause in [one for one in self.steps if one.startswith(f"{key}~try")]:
+                del self.steps[pause]
+        return finished
 
     def value(self, function: Any, payload: Any = None, **options: Any) -> Any:
         """Run an attempt that must succeed and return its result."""

@@ -227,12 +227,12 @@ class World:
         return await self.runs.get(SHOP, str(run_id))
 
 
-def a_step(key: str, *, result: str = "1", state: protocol.StepState = "succeeded") -> protocol.Step:
+def a_step(key: str, *, result: str = "1", state: protocol.StepState = "succeeded", **more: Any) -> protocol.Step:
     """Return a step that took 5 ms."""
     import msgspec
 
     value = msgspec.Raw(result.encode()) if state == "succeeded" else protocol.ABSENT
-    return protocol.Step(key=key, name=key, args_hash="a", state=state, result=value, age_ms=5, duration_ms=5)
+    return protocol.Step(key=key, name=key, args_hash="a", state=state, result=value, age_ms=5, duration_ms=5, **more)
 
 
 def a_failure(kind: protocol.FailureClass = "user") -> protocol.FailRequest:

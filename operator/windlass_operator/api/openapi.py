@@ -70,6 +70,7 @@ EXAMPLES: Final[dict[str, Any]] = {
                 "startedAt": "2026-11-21T07:30:00.500000Z",
                 "finishedAt": "2026-11-21T07:30:00.731000Z",
                 "attempt": 1,
+                "tries": 1,
             }
         ],
         "nextCursor": None,

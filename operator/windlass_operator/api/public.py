@@ -273,17 +273,12 @@ class PublicRoutes:
         """
         row = await self._runs.get(_project(request), run)
         rows = await self._runs.steps(row["id"], after=query.after, limit=query.limit)
-        items = [
+        return _json(
             {
-                **msgspec.to_builtins(step_from_row(step), builtin_types=(msgspec.Raw,)),
-                "kind": step["kind"],
-                "startedAt": _time(step["started_at"]),
-                "finishedAt": _time(step["finished_at"]),
-                "attempt": step["attempt"],
+                "items": [_step_json(step) for step in rows],
+                "nextCursor": rows[-1]["position"] if len(rows) == query.limit else None,
             }
-            for step in rows
-        ]
-        return _json({"items": items, "nextCursor": rows[-1]["position"] if len(rows) == query.limit else None})
+        )
 
     async def list_attempts(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
         """List the attempts of a run.
@@ -468,3 +463,17 @@ def _seconds(text: str) -> float:
         return min(parse_duration(text).total_seconds(), _LONGEST_WAIT)
     except InvalidDurationError:
         return _LONGEST_WAIT  # the syntax was checked: it is a duration of more than ten years
+
+
+def _step_json(row: dict[str, Any]) -> dict[str, Any]:
+    step = step_from_row(row)
+    if step.error is not None:
+        step.error.restore = None  # how runners make the exception again
+    return {
+        **msgspec.to_builtins(step, builtin_types=(msgspec.Raw,)),
+        "kind": step.kind,
+        "tries": step.tries,
+        "startedAt": _time(row["started_at"]),
+        "finishedAt": _time(row["finished_at"]),
+        "attempt": row["attempt"],
+    }

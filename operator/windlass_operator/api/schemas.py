@@ -143,6 +143,10 @@ class Step(View):
     finished_at: AwareDatetime | None
     attempt: int
     """The attempt that ran it last."""
+    tries: int
+    """How often that attempt has called its body."""
+    durable: bool = False
+    """It failed, and later attempts of the run fail here in the same way: the code may have gone another way for it."""
 
 
 class StepPage(View):

@@ -35,7 +35,7 @@ async def save(database: Database, writes: list[StepWrite]) -> dict[tuple[UUID, 
     last: dict[tuple[UUID, bytes, str], StepWrite] = {}
     for write in writes:
         key = (write.attempt_id, write.token_hash, write.step.key)
-        if key not in last or last[key].step.state != "succeeded":
+        if key not in last or not _is_history(last[key].step):
             last[key] = write
     parameters = {
         "items": msgspec.json.encode([_as_item(write, order) for order, write in enumerate(last.values())]).decode()
@@ -43,6 +43,10 @@ async def save(database: Database, writes: list[StepWrite]) -> dict[tuple[UUID, 
     with broken_reference("step_result_stored", ValueNotStoredError()):
         rows = await database.fetch(_SQL["save_steps"], parameters)
     return {(row["id"], bytes(row["token_hash"])): row["run_id"] for row in rows}
+
+
+def _is_history(step: Step) -> bool:
+    return step.state == "succeeded" or (step.state == "failed" and step.durable)
 
 
 def _as_item(write: StepWrite, order: int) -> dict[str, object]:
@@ -64,6 +68,7 @@ def _as_item(write: StepWrite, order: int) -> dict[str, object]:
         "place": step.place,
         "code_id": step.code_id,
         "replaces": step.replaces,
+        "tries": step.tries,
         "age": step.age_ms,
         "duration": step.duration_ms,
     }
@@ -76,6 +81,11 @@ async def finished(connection: Connection, run_id: UUID, *, after: int, limit: i
     """Return finished steps in the order in which they were first saved."""
     parameters = {"run_id": run_id, "after": after, "limit": limit}
     return await (await connection.execute(_SQL["finished_steps"], parameters)).fetchall()
+
+
+async def rerun(connection: Connection, run_id: UUID, keys: list[str]) -> None:
+    """Let the next attempt run these failed steps again instead of failing in the same way."""
+    await connection.execute(_SQL["rerun_steps"], {"run_id": run_id, "keys": keys})
 
 
 async def of_attempt(connection: Connection, run_id: UUID, number: int, *, limit: int) -> list[dict[str, Any]]:

@@ -248,7 +248,7 @@ class AttemptService:
                 return compensation.after_success(run.ending, attempt)
             return Change(event=RunEvent.SUCCEED, result=value, running_ms=attempt.running_ms, attempt=attempt.number)
 
-        return await self._end(token, change, outcome=None, failure=None)
+        return await self._end(token, _at_once(change), outcome=None, failure=None)
 
     async def fail(self, token: str, request: protocol.FailRequest) -> protocol.Outcome:
         """End an attempt that failed; the retry rules decide what becomes of the run.
@@ -271,7 +271,12 @@ class AttemptService:
             )
             return _change(decision, attempt, request.failure)
 
-        return await self._end(token, change, outcome=None, failure=request.failure)
+        async def decide(connection: Connection, run: LockedRun, attempt: LockedAttempt) -> Change:
+            if request.rerun:
+                await steps.rerun(connection, run.id, request.rerun)
+            return change(run, attempt)
+
+        return await self._end(token, decide, outcome=None, failure=request.failure)
 
     async def release(self, token: str, request: protocol.ReleaseRequest) -> protocol.Outcome:
         """Queue the run of a runner that must stop, without using an attempt or a budget.
@@ -280,7 +285,7 @@ class AttemptService:
             AttemptClosedError: The attempt is closed, and not by this call.
         """
         change, outcome, failure = _handed_back(request.reason)
-        return await self._end(token, change, outcome=outcome, failure=failure)
+        return await self._end(token, _at_once(change), outcome=outcome, failure=failure)
 
     async def lose(
         self,
@@ -319,7 +324,7 @@ class AttemptService:
     async def _end(
         self,
         token: str,
-        change: Callable[[LockedRun, LockedAttempt], Change],
+        decide: Decide,
         *,
         outcome: str | None,
         failure: protocol.Failure | None,
@@ -327,7 +332,7 @@ class AttemptService:
         parsed = parse_token(token)
         if parsed is None:
             raise UnauthorizedError("The token belongs to no attempt.")
-        return await self._close(*parsed, _at_once(change), outcome=outcome, failure=failure)
+        return await self._close(*parsed, decide, outcome=outcome, failure=failure)
 
     async def close_after(self, attempt_id: UUID, hashed: bytes, decide: Decide) -> protocol.Outcome:
         """End an attempt as ``decide`` says, which may look into the ledger. A repeat is answered as the first was.
@@ -473,10 +478,13 @@ async def page_of_steps(connection: Connection, run_id: UUID, *, after: int) -> 
     page: list[protocol.Step] = []
     size = 0
     for row in rows:
-        size += len(row["result"] or "") + len(row["key"]) + 200
+        step = step_from_row(row)
+        if step.error is not None:
+            step.error.traceback = None  # for people; the code makes its own
+        size += len(bytes(step.result)) + len(msgspec.json.encode(step.error)) + len(step.key) + 200
         if page and size > protocol.STEPS_IN_CLAIM_LIMIT:
             return protocol.StepsPage(steps=page, next_steps=str(after))
-        page.append(step_from_row(row))
+        page.append(step)
         after = row["position"]
     return protocol.StepsPage(steps=page, next_steps=str(after) if len(rows) == _STEPS_PER_PAGE else None)
 
@@ -514,6 +522,7 @@ def step_from_row(row: dict[str, object]) -> protocol.Step:
         state=row["state"],  # type: ignore[arg-type]  # the schema's CHECK holds it to the four
         kind=row["kind"],  # type: ignore[arg-type]  # as it was saved
         durable=bool(row["durable"]),
+        tries=int(str(row["tries"])),
         result=protocol.ABSENT if result is None else msgspec.Raw(str(result).encode()),
         result_ref=_blob_ref(sha256, row["result_size"]),
         error=steps.decode_error(row["error"] if isinstance(row["error"], str) else None),

@@ -54,7 +54,7 @@ class Steps:
             page = client.call("GET", f"runs/{quote(run, safe='')}/steps", query={"after": after})
             for step in page["items"]:
                 settled &= step["state"] == "succeeded"
-                seen = f"{step['state']}/{step['attempt']}"
+                seen = f"{step['state']}/{step['attempt']}/{step.get('tries', 1)}"
                 if self.states.get(step["key"]) != seen:
                     self.states[step["key"]] = seen
                     changed.append(step)

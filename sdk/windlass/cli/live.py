@@ -82,7 +82,12 @@ class LiveView:
             running = step["state"] in ("running", "waiting")
             passed = format_duration_of(time.monotonic() - self._since[step["key"]]) if running else output.took(step)
             said = output.outcome(step)[:200]
-            grid.add_row(Text(f"  {mark}", style=colour), Text(step["key"]), Text(passed, style="dim"), Text(said))
+            grid.add_row(
+                Text(f"  {mark}", style=colour),
+                Text(step["key"] + output.tries(step)),
+                Text(passed, style="dim"),
+                Text(said),
+            )
         return grid
 
     def _state(self) -> RenderableType:

@@ -193,7 +193,22 @@ def _event(event: dict[str, Any], start: datetime | None) -> list[str]:
 
 def _step(step: dict[str, Any], start: datetime | None) -> list[str]:
     began = _time(step["startedAt"])
-    return [step["key"], step["state"], str(step["attempt"]), _offset(began, start), took(step), outcome(step)[:60]]
+    return [
+        step["key"],
+        step["state"] + tries(step),
+        str(step["attempt"]),
+        _offset(began, start),
+        took(step),
+        outcome(step)[:60],
+    ]
+
+
+def tries(step: dict[str, Any]) -> str:
+    """Return words for how often a step was tried, if that was more than once."""
+    count = step.get("tries", 1)
+    if count == 1:
+        return ""
+    return f", try {count}" if step["state"] == "running" else f" after {count} tries"
 
 
 def took(step: dict[str, Any]) -> str:

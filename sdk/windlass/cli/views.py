@@ -33,8 +33,8 @@ class PlainView:
 def step_text(step: dict[str, Any]) -> str:
     """Return one line about a step."""
     took = output.took(step)
-    result = f": {output.outcome(step)[:200]}" if step["state"] == "failed" else ""
-    return f"step {step['key']} {step['state']}{f' in {took}' if took else ''}{result}"
+    result = f": {output.outcome(step)[:200]}" if step.get("error") else ""
+    return f"step {step['key']} {step['state']}{output.tries(step)}{f' in {took}' if took else ''}{result}"
 
 
 def run_text(run: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from tests.support.history import History
 from windlass import Retry, step, task
 from windlass.durations import InvalidDurationError, format_duration, parse_duration, write_duration
 from windlass.errors import ApiError, PermanentError, ProtocolError, RetryAt, RunFailedError, WindlassError
-from windlass.steps import failure_of
+from windlass.failures import failure_of
 
 
 @pytest.mark.parametrize(

@@ -145,20 +145,20 @@ def test_a_step_that_was_never_finished_leaves_its_place_open(history: History) 
     assert history.value(parallel(mended), number=2) == [1, 2]
 
 
-def test_code_that_handled_a_failure_may_go_another_way_when_the_step_works(history: History) -> None:
-    """Attempt 1: pay fails, the code falls back and notes it. Attempt 2: pay works, so there is no fallback."""
+def test_code_that_handled_an_interruption_may_go_another_way_when_the_step_works(history: History) -> None:
+    """Attempt 1: pay is interrupted, the code falls back and notes it. Attempt 2: pay works: there is no fallback."""
 
     @step
     def pay() -> str:
         if current_run().attempt == 1:
-            raise ConnectionError("away")
+            raise SystemExit("away")
         return "paid"
 
     @task
     def main() -> list[Any]:
         try:
             how = pay()
-        except ConnectionError:
+        except SystemExit:
             how = other("by invoice")
         said = note(1)
         if current_run().attempt == 1:
