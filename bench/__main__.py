@@ -1,14 +1,15 @@
-"""``python -m bench [local|waits|rest|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|waits|rest|children|scale|cluster …]``: all of them without arguments."""
 
 import sys
 from typing import Final
 
-from bench import cluster, local, report, rest, scale, waits
+from bench import children, cluster, local, report, rest, scale, waits
 
 _BENCHES: Final = {
     "local": local.main,
     "waits": waits.main,
     "rest": rest.main,
+    "children": children.main,
     "scale": scale.main,
     "cluster": cluster.main,
 }

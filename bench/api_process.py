@@ -2,45 +2,43 @@
 
 import asyncio
 import sys
+from datetime import timedelta
 
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
+from bench.measured import quiet
 from tests.support.api_server import NobodyVouches, PollingSignal
+from tests.support.world import SHOP, World, a_task
 from windlass_operator.api.runtime import RuntimeRoutes
-from windlass_operator.blobs.store import BlobMissingError
-from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.attempts import AttemptService
-from windlass_operator.services.blobs import BlobService
-from windlass_operator.services.events import EventService
-from windlass_operator.services.progress import ProgressService
-from windlass_operator.services.steps import StepService
-from windlass_operator.services.tokens import TokenService
-from windlass_operator.services.waits import WaitService
+from windlass_operator.services.loops import Loop
 
 
 async def main() -> None:
     """Serve until a signal."""
+    quiet()  # standard output is a pipe that nobody reads after the first line
     database = Database(sys.argv[1])
     await database.open()
-    blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
-    attempts, steps = AttemptService(database), StepService(database)
-    events = EventService(database, attempts)
-    tokens = TokenService(database, attempts)
-    waits = WaitService(database, attempts, kinds={"event": events.begin, "token": tokens.begin})
+    world = World(database)
     routes = RuntimeRoutes(
-        attempts,
-        steps,
-        waits,
-        ProgressService(database),
-        blobs,
+        world.attempts,
+        world.steps,
+        world.waits,
+        world.progress,
+        world.children,
+        world.blobs,
         PollingSignal(),
         NobodyVouches(),
-        events=events,
-        tokens=tokens,
+        events=world.events,
+        tokens=world.tokens,
     )
+    # The Task that children are runs of: Kubernetes is not there to be asked.
+    world.cluster.tasks[SHOP.namespace, "order"] = a_task()
+    endings = Loop("endings", world.endings.follow, every=timedelta(seconds=1))
+    world.endings.wake = endings.wake
+    following = asyncio.create_task(endings.run())
     app = Starlette(routes=routes.routes())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)
@@ -49,6 +47,7 @@ async def main() -> None:
         await asyncio.sleep(0.005)
     print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
     await task
+    following.cancel()
     await database.close()
 
 

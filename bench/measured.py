@@ -1,7 +1,15 @@
 """What a process costs, read from ``/proc``."""
 
+import logging
 import os
 from pathlib import Path
+
+import structlog
+
+
+def quiet() -> None:
+    """Log what went wrong and nothing else."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -25,7 +25,7 @@ UPDATE run SET state = 'Succeeded', finished_at = ledger_now(), started_at = cre
 _RUN = "UPDATE run SET state = 'Running', started_at = created_at, attempts = 1 WHERE finished_at IS NULL"
 
 
-class _Caller:
+class Caller:
     """One kept connection."""
 
     def __init__(self, url: str) -> None:
@@ -33,6 +33,7 @@ class _Caller:
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
 
     def call(self, method: str, path: str, token: str, body: bytes | None = None) -> bytes:
+        """Send a request and return the body of the answer, which must be a success."""
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
@@ -42,7 +43,7 @@ class _Caller:
         return data
 
 
-def _times(caller: _Caller, paths: list[str]) -> list[float]:
+def _times(caller: Caller, paths: list[str]) -> list[float]:
     times = []
     for path in paths:
         began = time.perf_counter()
@@ -80,7 +81,7 @@ async def measure() -> list[Figure]:
 
 
 def _rest(url: str, runs: list[str], pid: int) -> list[Figure]:
-    caller = _Caller(url)
+    caller = Caller(url)
     _times(caller, [f"/runs/{run}" for run in runs[:50]])
     about = f"with {_FINISHED} finished and {_RUNNING} running runs"
     lists: dict[str, tuple[str, str]] = {

@@ -6,8 +6,9 @@ import sys
 import uvicorn
 import uvloop
 
+from bench.measured import quiet
 from tests.support.rest import FakeReviews, application
-from tests.support.world import World
+from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
 from windlass_operator.processes import LOOK_FOR_TIMERS
 from windlass_operator.services.loops import Loop
@@ -15,10 +16,12 @@ from windlass_operator.services.loops import Loop
 
 async def main() -> None:
     """Serve until a signal."""
+    quiet()  # standard output is a pipe that nobody reads after the first line
     database = Database(sys.argv[1])
     await database.open()
     world = World(database)
     timers = asyncio.create_task(Loop("timers", world.waits.fire_due, every=LOOK_FOR_TIMERS).run())
+    world.cluster.tasks[SHOP.namespace, "order"] = a_task()
     app = application(world, FakeReviews())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)

@@ -30,7 +30,9 @@ from windlass_operator.services.approval_resources import ApprovalResourceServic
 from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.children import ChildService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
 from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
@@ -132,6 +134,16 @@ class Context:
             changed=self.changes,
             record=record,
         )
+        self.endings = EndingService(self.database, self.runs, self.changes)
+        record.listen(self.endings.ended)
+        self.children = ChildService(
+            self.database,
+            self.attempts,
+            self.submissions,
+            changed=self.changes,
+            ended=self.endings.ended,
+            record=record,
+        )
 
     @classmethod
     async def connect(cls, config: Config, service: str) -> "Context":
@@ -162,6 +174,12 @@ class Context:
             await self.client.close()
             if self.exporter is not None:
                 await asyncio.to_thread(self.exporter.close)  # blocks while the receiver takes the last spans
+
+    def follow_endings(self) -> Loop:
+        """Return the loop of every process that does what follows from the ends of runs."""
+        loop = Loop("endings", self.endings.follow, every=timedelta(seconds=1))
+        self.endings.wake = loop.wake
+        return loop
 
     async def sweep_blobs(self) -> None:
         """Delete large values of runs that were never accepted."""
@@ -215,6 +233,8 @@ class Operator:
             self._projection_loop,
             Loop("approvals", self._approvals.make_and_show, every=timedelta(seconds=1)),
             Loop("reaper", self._reap, every=timedelta(seconds=2)),
+            context.follow_endings(),
+            Loop("endings left undone", context.endings.sweep, every=timedelta(seconds=3)),
             Loop("housekeeping", self._keep_house, every=timedelta(seconds=5)),
             Loop("resync", self._resync, every=timedelta(seconds=30)),
             Loop("gauges", self._count, every=timedelta(seconds=10)),

@@ -62,7 +62,7 @@ task_labels: Final = TaskLabels()
 # Runs and attempts
 RUNS_ACCEPTED: Final = Counter(
     "windlass_runs_accepted",
-    "Runs that were accepted, by where they came from: `rest`, or `resource` for a Run.",
+    "Runs that were accepted, by where they came from: `rest`, `resource` for a Run, `run` for the code of another.",
     [*_TASK, "source"],
     registry=REGISTRY,
 )

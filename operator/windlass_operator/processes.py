@@ -92,6 +92,7 @@ def application(context: Context) -> Any:
         context.steps,
         context.waits,
         context.progress,
+        context.children,
         context.blobs,
         context.work,
         authorizer,
@@ -106,7 +107,7 @@ def application(context: Context) -> Any:
             timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
             deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_FOR_LEFT_BEHIND)
             forgetting = Loop("event retention", partial(_forget, context), every=_FORGET_EVERY)
-            loops = [sweeper, timers, deliveries, forgetting]
+            loops = [sweeper, timers, deliveries, forgetting, context.follow_endings()]
             work = [context.serve_heartbeats(), *(loop.run() for loop in loops)]
             tasks = [asyncio.create_task(part) for part in work]
             try:

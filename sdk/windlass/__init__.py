@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from windlass.approvals import Decision, wait_for_approval, wait_for_approval_sync
+    from windlass.children import RunResult
     from windlass.client import Client, RunHandle
     from windlass.context import CurrentRun, NotInRunError, current_run
     from windlass.errors import (
@@ -56,6 +57,7 @@ _HOMES = {
     "RunCancelled": "errors",
     "RunFailedError": "errors",
     "RunHandle": "client",
+    "RunResult": "children",
     "SavedStep": "migration",
     "SerializationError": "errors",
     "Step": "steps",
@@ -110,6 +112,7 @@ __all__ = [
     "RunCancelled",
     "RunFailedError",
     "RunHandle",
+    "RunResult",
     "SavedStep",
     "SerializationError",
     "Step",

@@ -20,7 +20,7 @@ from windlass.errors import StepError
 if TYPE_CHECKING:
     import asyncio
 
-    from windlass.waits import Pending
+    from windlass.waits import Blocking
 
 R = TypeVar("R")
 
@@ -57,8 +57,8 @@ class Branch:
         self.inside_step = inside_step
         self.used = False
         """It has taken a key: what it does is part of the run's history."""
-        self.waiting: Pending | None = None
-        """The durable wait that it is blocked on."""
+        self.waiting: Blocking | None = None
+        """The durable waits that it is blocked on."""
         self.joins: tuple[Branch, ...] = ()
         """The threads whose end it is blocked on."""
         self.pool: Any = None

@@ -8,7 +8,7 @@ namespace of the pod's service account, else ``default``.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,8 @@ from windlass.errors import ApiError, RunFailedError
 
 _POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LONGEST_POLL: Final = 30.0
+BATCH_LIMIT: Final = 1000
+"""Runs that one call starts at most."""
 FINAL_STATES: Final = frozenset({"Succeeded", "Failed", "TimedOut", "Cancelled"})
 
 
@@ -33,10 +35,17 @@ class RunHandle:
         namespace: Where it runs.
     """
 
-    def __init__(self, client: "Client", run_id: str) -> None:
-        self._client = client
+    def __init__(self, client: "Client | None", run_id: str, namespace: str = "") -> None:
+        self._given = client
         self.id = run_id
-        self.namespace = client.namespace
+        self.namespace = client.namespace if client is not None else namespace
+
+    @property
+    def _client(self) -> "Client":
+        """Made where it is needed: the code of a run starts others without an address or a token of its own."""
+        if self._given is None:
+            self._given = Client(namespace=self.namespace)
+        return self._given
 
     def __repr__(self) -> str:
         return f"RunHandle({self.namespace}/{self.id})"
@@ -132,13 +141,9 @@ class Client:
         Raises:
             ApiError: The API refused it or cannot be reached.
         """
-        from windlass.serialization import encode  # late: reading runs needs none of it
-
-        value = json.loads(encode(payload, what="payload"))
-        body = {"payload": value, "tags": list(tags)} | ({"version": version} if version else {})
-        if idempotency_key is not None:
-            body["idempotencyKey"] = idempotency_key
-        run = self.call("POST", f"tasks/{quote(task, safe='')}/runs", body=body)
+        run = self.call(
+            "POST", f"tasks/{quote(task, safe='')}/runs", body=_asked(payload, tags, version, idempotency_key)
+        )
         return RunHandle(self, run["id"])
 
     def send_event(self, name: str, payload: Any = None, *, id: str | None = None) -> SentEvent:  # noqa: A002 - the event's own word
@@ -161,6 +166,38 @@ class Client:
         sent = self.call("POST", "events", body=body)
         return SentEvent(sent["id"], sent["runs"])
 
+    def batch_trigger(
+        self,
+        task: str,
+        payloads: Iterable[Any],
+        *,
+        tags: tuple[str, ...] = (),
+        version: int | None = None,
+        idempotency_keys: Sequence[str | None] | None = None,
+    ) -> list[RunHandle]:
+        """Start a run for each payload, up to 1,000, in one call: all of them or none.
+
+        Args:
+            task: Name of the Task.
+            payloads: The argument of each run.
+            tags: Words to find the runs by.
+            version: A version of the Task; None for the current one.
+            idempotency_keys: A word for each run, as for :meth:`trigger`.
+
+        Raises:
+            ApiError: The API refused one of them, which ``field`` names, or cannot be reached. Nothing was started.
+            ValueError: More than 1,000 payloads, or another number of keys.
+        """
+        items = list(payloads)
+        keys = keys_of(items, idempotency_keys)
+        if len(items) > BATCH_LIMIT:
+            raise ValueError(f"{len(items)} payloads in one batch; {BATCH_LIMIT} is the most. Divide them.")
+        if not items:
+            return []
+        body = {"items": [_asked(payload, tags, version, key) for payload, key in zip(items, keys, strict=True)]}
+        made = self.call("POST", f"tasks/{quote(task, safe='')}/runs:batch", body=body)
+        return [RunHandle(self, run["id"]) for run in made["items"]]
+
     def get(self, run: str) -> dict[str, Any]:
         """Return a run by its id or by the name of its resource."""
         found: dict[str, Any] = self.call("GET", _run(run))
@@ -169,10 +206,16 @@ class Client:
     def list_page(self, **filters: Any) -> dict[str, Any]:
         """Return a page of runs: ``items``, ``nextCursor``.
 
-        Filters: task, state, tag (these two one or a list), createdAfter, createdBefore, error, sort, limit, cursor.
+        Filters: task, parent, state, tag (these two one or a list), createdAfter, createdBefore, error, sort, limit,
+        cursor.
         """
         page: dict[str, Any] = self.call("GET", "runs", query=filters)
         return page
+
+    def tree(self, run: str) -> dict[str, Any]:
+        """Return a run and those that it has led to: ``items``, parents before their children, and ``truncated``."""
+        found: dict[str, Any] = self.call("GET", _run(run, "tree"))
+        return found
 
     def steps(self, run: str) -> list[dict[str, Any]]:
         """Return the steps of a run."""
@@ -359,6 +402,25 @@ class Client:
                 "In a pod, project a service-account token with audience `windlass`.",
             )
         return token
+
+
+def keys_of(payloads: list[Any], keys: Sequence[str | None] | None) -> Sequence[str | None]:
+    """Return the idempotency key of each payload.
+
+    Raises:
+        ValueError: There is another number of keys.
+    """
+    if keys is not None and len(keys) != len(payloads):
+        raise ValueError(f"{len(keys)} idempotency keys for {len(payloads)} payloads: each needs one, or None.")
+    return [None] * len(payloads) if keys is None else keys
+
+
+def _asked(payload: Any, tags: tuple[str, ...], version: int | None, idempotency_key: str | None) -> dict[str, Any]:
+    from windlass.serialization import encode  # late: reading runs needs none of it
+
+    value = json.loads(encode(payload, what="payload"))
+    body = {"payload": value, "tags": list(tags)} | ({"version": version} if version else {})
+    return body if idempotency_key is None else body | {"idempotencyKey": idempotency_key}
 
 
 def _address(url: str) -> tuple[SplitResult, int | None]:

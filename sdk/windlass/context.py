@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from windlass.checkpoints import Checkpoints
+    from windlass.children import Starter
     from windlass.progress import Progress
     from windlass.reruns import FailedSteps
     from windlass.transport import Transport
@@ -113,16 +114,19 @@ class CurrentRun:
 class Active:
     """The attempt that this process runs. One process runs one attempt, so it is a plain module variable."""
 
-    def __init__(self, run: CurrentRun, checkpoints: "Checkpoints", failed: "FailedSteps") -> None:
+    def __init__(
+        self, run: CurrentRun, checkpoints: "Checkpoints", transport: "Transport", failed: "FailedSteps"
+    ) -> None:
         self.run = run
         self.checkpoints = checkpoints
         self.waits: Waits
         """Set before the code starts; it needs to know the attempt itself."""
-        self.transport: Transport
-        """To the API; set with the waits."""
+        self.transport = transport
         self.failed = failed
         self.origin = run.id
         """The run whose external effects this one shares: keys for other systems and random numbers come from it."""
+        self.starter: Starter | None = None
+        """Starts runs for this one; made with the first."""
         self.process = os.getpid()
         self.main_task: Any = None
         self.loop: Any = None

@@ -120,14 +120,35 @@ class RunFailedError(WindlassError):
 
     Attributes:
         state: ``Failed``, ``TimedOut`` or ``Cancelled``.
+        run_id: The run's id, where a run waited for it.
+        failure_type: Of its last failure there: the name of an exception's class, or a reason.
+        failure_class: Who had to answer for that: ``user``, ``permanent``, ``timeout``, ``infra``.
+        failure_message: What it said.
     """
 
-    def __init__(self, state: str, message: str) -> None:
+    def __init__(
+        self,
+        state: str,
+        message: str,
+        *,
+        run_id: str | None = None,
+        failure_type: str | None = None,
+        failure_class: str | None = None,
+        failure_message: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.state = state
+        self.state, self.run_id = state, run_id
+        self.failure_type, self.failure_class, self.failure_message = failure_type, failure_class, failure_message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.state, str(self))
+        again = partial(
+            type(self),
+            run_id=self.run_id,
+            failure_type=self.failure_type,
+            failure_class=self.failure_class,
+            failure_message=self.failure_message,
+        )
+        return again, (self.state, str(self))
 
 
 class RunCancelled(BaseException):
@@ -151,14 +172,15 @@ class ProtocolError(WindlassError):
     Attributes:
         code: Code of the answer.
         message: Its text.
+        field: Path of the offending field.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
         super().__init__(f"{code}: {message}")
-        self.code, self.message = code, message
+        self.code, self.message, self.field = code, message, field
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.message)
+        return type(self), (self.code, self.message, self.field)
 
 
 class LoadError(WindlassError):

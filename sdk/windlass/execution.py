@@ -184,9 +184,8 @@ def execute(
         _progress=progress,
     )
     checkpoints = Checkpoints(attempt, transport, code_id(attempt.entrypoint, attempt.source))
-    activated = Active(run, checkpoints, FailedSteps())
+    activated = Active(run, checkpoints, transport, FailedSteps())
     root = branches.Branch()
-    activated.transport = transport
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
     activate(activated)
     if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost

@@ -28,10 +28,12 @@ class Blocked:
         waits: Every durable wait that a branch is blocked on.
         groups: Those of which no single one lets the code go on: all are awaited by one join, and nothing of the
             user's code stands between the wait and the join.
+        together: Those that one call awaits, whatever becomes of each.
     """
 
     waits: "list[Pending]" = field(default_factory=list)
     groups: "list[list[Pending]]" = field(default_factory=list)
+    together: "list[list[Pending]]" = field(default_factory=list)
 
 
 def blocked(attempt: "Active", root: Branch) -> Blocked | None:
@@ -69,7 +71,9 @@ class _Search:
             return True
         self._branches.add(branch)
         if branch.waiting is not None:
-            self.result.waits.append(branch.waiting)
+            self.result.waits += branch.waiting.each
+            if len(branch.waiting.each) > 1:
+                self.result.together.append(list(branch.waiting.each))
             return True
         joins = branch.joins
         left = [joined for joined in joins if not joined.over]
@@ -159,7 +163,9 @@ def _only_a_wait(task: Any) -> "Pending | None":
     branch = branches.of_task(task)
     if code is None or branch is None or not code.co_filename.startswith(_OURS):
         return None
-    return None if branch.waiting is not None and branch.waiting.in_step else branch.waiting
+    if branch.waiting is None or branch.waiting.in_step:
+        return None
+    return branch.waiting.each[0] if len(branch.waiting.each) == 1 else None
 
 
 def _innermost(coroutine: Any) -> Any:

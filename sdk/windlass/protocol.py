@@ -21,6 +21,7 @@ POST /runtime/v1/checkpoint save the one state of a long loop                   
 POST /runtime/v1/extend     add running time to the timeouts                         the attempt's token
 POST /runtime/v1/events     send an event                                            the attempt's token
 POST /runtime/v1/tokens     make a token that somebody outside completes             the attempt's token
+POST /runtime/v1/children   start runs, and perhaps wait for them                    the attempt's token
 POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
 POST /runtime/v1/fail       the attempt has failed                                   the attempt's token
 POST /runtime/v1/release    hand the run back without using an attempt               the attempt's token
@@ -136,6 +137,18 @@ class Restore(Message):
     """What it was raised ``from``."""
 
 
+class FailedRun(Message):
+    """A run that ended without a result, as it looks to the run that waited for it."""
+
+    run_id: str
+    state: str
+    """``Failed``, ``TimedOut`` or ``Cancelled``."""
+    type: str
+    """Of its last failure: the name of an exception's class, or a reason."""
+    message: str
+    failure_class: FailureClass | None = msgspec.field(default=None, name="class")
+
+
 class Failure(Message):
     """Why a step or an attempt did not succeed."""
 
@@ -151,6 +164,8 @@ class Failure(Message):
     """Key of the step in which it happened."""
     restore: Restore | None = None
     """Of a durable failure: how the exception is made again. Only runners read it."""
+    run: FailedRun | None = None
+    """The run that was waited for in vain."""
 
 
 class Step(Message):
@@ -169,6 +184,8 @@ class Step(Message):
     compensation: msgspec.Raw = ABSENT
     """JSON of what undoes the step once it has succeeded; for the SDK alone to read. Never part of history."""
     kind: StepKind = "step"
+    run_id: str | None = None
+    """The run that this step has started."""
     durable: bool = False
     """A failure that belongs to history: later attempts fail here in the same way instead of running the step again."""
     place: Place | None = None
@@ -365,12 +382,52 @@ class WaitsAnswer(Message):
     over: list[Step] = []
 
 
+class Child(Message):
+    """A run to be started by the code of another. The key makes it one, however often it is asked for."""
+
+    key: Key
+    """As for a step: to start a run is one."""
+    name: Key
+    args_hash: Key
+    task: Key
+    """Name of a Task in the namespace of the run."""
+    payload: msgspec.Raw = ABSENT
+    version: int | None = None
+    tags: list[str] = []
+    idempotency_key: str | None = None
+    """A run that has it is taken instead of a new one."""
+    detached: bool = False
+    """It goes on when the run that starts it is cancelled."""
+    awaited: bool = False
+    """The step is over when the run is; otherwise with the run's acceptance, and its result is the run's id."""
+    due_in_ms: Milliseconds | None = None
+    """For how long it is waited for."""
+    place: Place | None = None
+    """As for a step."""
+    code_id: CodeId | None = None
+    """As for a step."""
+
+
+class ChildrenRequest(Message):
+    """Runs to be started: all of them or none."""
+
+    children: list[Child]
+
+
+class ChildrenAnswer(Message):
+    """Ids of the runs, in the order of the request."""
+
+    run_ids: list[str]
+
+
 class SuspendRequest(Message):
     """Every branch of the code is blocked on one of these waits."""
 
     waits: list[Key]
     groups: list[list[Key]] = []
     """Waits of which no single one lets the code go on: the run wakes when the last is over, or one fails."""
+    together: list[list[Key]] = []
+    """The same where a failure is as good as a result: the run wakes when the last is over."""
 
 
 class SuspendAnswer(Message):

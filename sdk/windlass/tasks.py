@@ -2,16 +2,18 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
+from windlass.context import active
 from windlass.durations import parse_duration
 from windlass.retry import Retry
 
 if TYPE_CHECKING:
-    from windlass.client import RunHandle
+    from windlass.children import RunResult
+    from windlass.client import Client, RunHandle
     from windlass.migration import History
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -44,31 +46,39 @@ class Task(Generic[P, R]):
         """Call the plain function."""
         return cast("R", self.function(*args, **kwargs))
 
-    async def trigger(
+    def trigger(
         self,
         payload: Any = None,
         *,
         tags: tuple[str, ...] = (),
         idempotency_key: str | None = None,
+        version: int | None = None,
+        detached: bool = False,
         namespace: str | None = None,
-    ) -> "RunHandle":
+    ) -> "Coroutine[Any, Any, RunHandle]":
         """Start a run and return its handle, as soon as the run is durable.
+
+        In the code of a run it is a durable step: one run, however often the code runs again.
 
         Args:
             payload: The argument of the task.
             tags: Words to find the run by.
             idempotency_key: A word for this run: one that was started with it before, and has not failed, is returned
                 instead of a new one.
-            namespace: Where the Task is; the caller's own by default.
+            version: A version of the Task; the current one by default.
+            detached: In a run: the new one goes on when that is cancelled.
+            namespace: Where the Task is; the caller's own by default, and always in a run.
 
         Raises:
-            ApiError: The API refused it or cannot be reached.
+            ApiError: The API refused it (``code`` says why, such as ``TaskNotFound``) or cannot be reached.
+            StepError: Called inside a step, or for another namespace in a run.
         """
-        import asyncio
+        if active() is None:
+            return self._triggered(payload, tags, idempotency_key, version, namespace)
+        from windlass import children
 
-        return await asyncio.to_thread(
-            self.trigger_sync, payload, tags=tags, idempotency_key=idempotency_key, namespace=namespace
-        )
+        options = children.options_of("trigger", tags=tags, version=version, detached=detached, namespace=namespace)
+        return _first(children.trigger([children.Call(self, payload, options, idempotency_key, awaited=False)]))
 
     def trigger_sync(
         self,
@@ -76,13 +86,190 @@ class Task(Generic[P, R]):
         *,
         tags: tuple[str, ...] = (),
         idempotency_key: str | None = None,
+        version: int | None = None,
+        detached: bool = False,
         namespace: str | None = None,
     ) -> "RunHandle":
         """Start a run from synchronous code; see :meth:`trigger`."""
+        if active() is None:
+            return self._client(namespace).trigger(
+                self.name, payload, tags=tags, idempotency_key=idempotency_key, version=version
+            )
+        from windlass import children
+
+        options = children.options_of(
+            "trigger_sync", tags=tags, version=version, detached=detached, namespace=namespace
+        )
+        return children.trigger_sync([children.Call(self, payload, options, idempotency_key, awaited=False)])[0]
+
+    def batch_trigger(
+        self,
+        payloads: Iterable[Any],
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_keys: "Sequence[str | None] | None" = None,
+        version: int | None = None,
+        detached: bool = False,
+        namespace: str | None = None,
+    ) -> "Coroutine[Any, Any, list[RunHandle]]":
+        """Start a run for each payload in one call, up to 1,000: all of them or none. See :meth:`trigger`.
+
+        In a run there may be more; then each 1,000, or 4 MiB, are all or none.
+
+        Raises:
+            ApiError: The API refused one of them, which ``field`` names.
+            ValueError: Too many payloads, or another number of idempotency keys.
+        """
+        if active() is None:
+            return self._all_triggered(list(payloads), tags, idempotency_keys, version, namespace)
+        from windlass import children
+
+        name = "batch_trigger"
+        options = children.options_of(name, tags=tags, version=version, detached=detached, namespace=namespace)
+        return children.trigger(children.calls_of(self, payloads, options, idempotency_keys, awaited=False))
+
+    def batch_trigger_sync(
+        self,
+        payloads: Iterable[Any],
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_keys: "Sequence[str | None] | None" = None,
+        version: int | None = None,
+        detached: bool = False,
+        namespace: str | None = None,
+    ) -> "list[RunHandle]":
+        """Start a run for each payload from synchronous code; see :meth:`batch_trigger`."""
+        if active() is None:
+            return self._client(namespace).batch_trigger(
+                self.name, payloads, tags=tags, idempotency_keys=idempotency_keys, version=version
+            )
+        from windlass import children
+
+        name = "batch_trigger_sync"
+        options = children.options_of(name, tags=tags, version=version, detached=detached, namespace=namespace)
+        return children.trigger_sync(children.calls_of(self, payloads, options, idempotency_keys, awaited=False))
+
+    def trigger_and_wait(
+        self,
+        payload: Any = None,
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_key: str | None = None,
+        version: int | None = None,
+        timeout: str | timedelta | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Start a run in a run and wait for its result, without a pod. The run and the wait are one durable step.
+
+        Args:
+            payload: The argument of the task.
+            tags: Words to find the run by.
+            idempotency_key: A word for the run; one that has it already is waited for.
+            version: A version of the Task; the current one by default.
+            timeout: How long to wait; the run goes on after that.
+
+        Raises:
+            RunFailedError: The run ended without a result; it says which, why, and whose fault it was.
+            WaitTimeoutError: It has not ended in time.
+            ApiError: The API refused it; ``code`` says why, such as ``TaskNotFound``.
+            NotInRunError: There is no run here: use :meth:`trigger` and the handle's ``result()``.
+        """
+        from windlass import children
+        from windlass.waits import only_async
+
+        only_async("trigger_and_wait")
+        options = children.options_of("trigger_and_wait", tags=tags, version=version, timeout=timeout)
+        return children.trigger_and_wait(children.Call(self, payload, options, idempotency_key, awaited=True))
+
+    def trigger_and_wait_sync(
+        self,
+        payload: Any = None,
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_key: str | None = None,
+        version: int | None = None,
+        timeout: str | timedelta | None = None,
+    ) -> Any:
+        """Start a run and wait for its result in synchronous code; see :meth:`trigger_and_wait`."""
+        from windlass import children
+
+        options = children.options_of("trigger_and_wait_sync", tags=tags, version=version, timeout=timeout)
+        return children.trigger_and_wait_sync(children.Call(self, payload, options, idempotency_key, awaited=True))
+
+    def batch_trigger_and_wait(
+        self,
+        payloads: Iterable[Any],
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_keys: "Sequence[str | None] | None" = None,
+        version: int | None = None,
+        timeout: str | timedelta | None = None,
+    ) -> "Coroutine[Any, Any, list[RunResult]]":
+        """Start a run for each payload and wait for all of them, without a pod. The code goes on once, after the last.
+
+        Returns:
+            What came of each, in the order of the payloads: a run that fails is a result with an error, no exception.
+
+        Raises:
+            ApiError: The API refused one of them; nothing was started. See :meth:`batch_trigger`.
+        """
+        from windlass import children
+        from windlass.waits import only_async
+
+        only_async("batch_trigger_and_wait")
+        options = children.options_of("batch_trigger_and_wait", tags=tags, version=version, timeout=timeout)
+        calls = children.calls_of(self, payloads, options, idempotency_keys, awaited=True)
+        return children.batch_trigger_and_wait(calls)
+
+    def batch_trigger_and_wait_sync(
+        self,
+        payloads: Iterable[Any],
+        *,
+        tags: tuple[str, ...] = (),
+        idempotency_keys: "Sequence[str | None] | None" = None,
+        version: int | None = None,
+        timeout: str | timedelta | None = None,
+    ) -> "list[RunResult]":
+        """Start runs and wait for all of them in synchronous code; see :meth:`batch_trigger_and_wait`."""
+        from windlass import children
+
+        options = children.options_of("batch_trigger_and_wait_sync", tags=tags, version=version, timeout=timeout)
+        calls = children.calls_of(self, payloads, options, idempotency_keys, awaited=True)
+        return children.batch_trigger_and_wait_sync(calls)
+
+    @staticmethod
+    def _client(namespace: str | None) -> "Client":
         from windlass.client import Client
 
-        client = Client(namespace=namespace)
-        return client.trigger(self.name, payload, tags=tags, idempotency_key=idempotency_key)
+        return Client(namespace=namespace)
+
+    async def _triggered(
+        self, payload: Any, tags: tuple[str, ...], key: str | None, version: int | None, namespace: str | None
+    ) -> "RunHandle":
+        import asyncio
+
+        client = self._client(namespace)
+        return await asyncio.to_thread(
+            client.trigger, self.name, payload, tags=tags, idempotency_key=key, version=version
+        )
+
+    async def _all_triggered(
+        self,
+        payloads: list[Any],
+        tags: tuple[str, ...],
+        keys: "Sequence[str | None] | None",
+        version: int | None,
+        namespace: str | None,
+    ) -> "list[RunHandle]":
+        import asyncio
+
+        client = self._client(namespace)
+        return await asyncio.to_thread(
+            client.batch_trigger, self.name, payloads, tags=tags, idempotency_keys=keys, version=version
+        )
+
+
+async def _first(handles: "Coroutine[Any, Any, list[RunHandle]]") -> "RunHandle":
+    return (await handles)[0]
 
 
 @overload

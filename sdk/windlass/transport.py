@@ -43,7 +43,9 @@ class Transport(Protocol):
         """Begin durable waits; return those of them, and of the ones named by key, that are over."""
         ...
 
-    def suspend(self, waits: Sequence[str], groups: Sequence[Sequence[str]]) -> protocol.SuspendAnswer:
+    def suspend(
+        self, waits: Sequence[str], groups: Sequence[Sequence[str]], together: Sequence[Sequence[str]] = ()
+    ) -> protocol.SuspendAnswer:
         """End the attempt, whose code waits for one of these or for the last of a group."""
         ...
 
@@ -65,6 +67,10 @@ class Transport(Protocol):
 
     def create_token(self, request: protocol.CreateTokenRequest) -> protocol.TokenCreated:
         """Make the token of a step, or return the one that it has."""
+        ...
+
+    def start_children(self, children: Sequence[protocol.Child]) -> list[str]:
+        """Start runs, and return their ids; ones that were started before are the same."""
         ...
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
@@ -107,7 +113,7 @@ class HttpTransport:
             AttemptClosedError: Another attempt may be running.
             ProtocolError: The API refused them.
         """
-        for body in _bodies(steps):
+        for body in _bodies("steps", steps):
             self._call("POST", "/steps", body)
 
     def load_steps(self, after: str) -> protocol.StepsPage:
@@ -126,9 +132,15 @@ class HttpTransport:
         answer = self._call("POST", "/waits", msgspec.json.encode(request))
         return msgspec.json.decode(answer, type=protocol.WaitsAnswer).over
 
-    def suspend(self, waits: Sequence[str], groups: Sequence[Sequence[str]]) -> protocol.SuspendAnswer:
+    def suspend(
+        self, waits: Sequence[str], groups: Sequence[Sequence[str]], together: Sequence[Sequence[str]] = ()
+    ) -> protocol.SuspendAnswer:
         """End the attempt of code that only waits."""
-        request = protocol.SuspendRequest(waits=list(waits), groups=[list(group) for group in groups])
+        request = protocol.SuspendRequest(
+            waits=list(waits),
+            groups=[list(group) for group in groups],
+            together=[list(group) for group in together],
+        )
         return msgspec.json.decode(
             self._call("POST", "/suspend", msgspec.json.encode(request)), type=protocol.SuspendAnswer
         )
@@ -164,6 +176,19 @@ class HttpTransport:
         """
         answer = self._call("POST", "/tokens", msgspec.json.encode(request))
         return msgspec.json.decode(answer, type=protocol.TokenCreated)
+
+    def start_children(self, children: Sequence[protocol.Child]) -> list[str]:
+        """Start runs.
+
+        Raises:
+            AttemptClosedError: Another attempt may be running.
+            ProtocolError: The API refused one of them, and therefore all of a request.
+        """
+        ids: list[str] = []
+        for body in _bodies("children", children):
+            answer = self._call("POST", "/children", body)
+            ids += msgspec.json.decode(answer, type=protocol.ChildrenAnswer).run_ids
+        return ids
 
     def put_blob(self, data: bytes) -> protocol.BlobRef:
         """Store a large value under its digest.
@@ -252,19 +277,20 @@ def _say(why: str) -> None:
     logger.warning("The Windlass API cannot be used at the moment (%s). The run waits, and nothing is lost.", why)
 
 
-def _bodies(steps: Sequence[protocol.Step]) -> Iterator[bytes]:
-    """Divide steps over as many requests as the limit of a body asks for: a crowd of them together may exceed it."""
+def _bodies(name: str, items: Sequence[protocol.Message]) -> Iterator[bytes]:
+    """Divide items over as many requests as the limit of a body asks for: a crowd of them together may exceed it."""
+    head = b'{"%s":[' % name.encode()
     parts: list[bytes] = []
     size = 0
-    for step in steps:
-        part = msgspec.json.encode(step)
+    for item in items:
+        part = msgspec.json.encode(item)
         if parts and size + len(part) > _FULL_BODY:
-            yield b'{"steps":[' + b",".join(parts) + b"]}"
+            yield head + b",".join(parts) + b"]}"
             parts, size = [], 0
         parts.append(part)
         size += len(part)
     if parts:
-        yield b'{"steps":[' + b",".join(parts) + b"]}"
+        yield head + b",".join(parts) + b"]}"
 
 
 def _refusal(status: int, data: bytes) -> BaseException:
@@ -274,4 +300,4 @@ def _refusal(status: int, data: bytes) -> BaseException:
         body = protocol.ErrorBody(code=f"Http{status}", message=data[:200].decode(errors="replace"))
     if status == 409 and body.code == protocol.AttemptClosed:
         return AttemptClosedError(body.message)
-    return ProtocolError(body.code, body.message)
+    return ProtocolError(body.code, body.message, body.field)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillWaiting
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -23,6 +23,7 @@ from windlass.context import Active, NotInRunError, active
 from windlass.durations import parse_duration
 from windlass.errors import (
     RunCancelled,
+    RunFailedError,
     RunSuspended,
     StepError,
     WaitError,
@@ -46,20 +47,34 @@ _HEAR: Final = 0.25
 """Seconds after which synchronous code that waits hears of a cancellation."""
 
 ERRORS: Final[dict[str, Callable[[protocol.Step, protocol.Failure], Exception]]] = {
+    "RunFailedError": lambda _, failure: _run_failed(failure),
     "WaitTimeoutError": lambda _, failure: WaitTimeoutError(failure.message),
 }
 """What the code gets for a wait that has failed, by the type of the failure; :class:`WaitError` for any other."""
+
+
+Start = Callable[[], "Future[Any]"]
+
+
+class Blocking(Protocol):
+    """What a branch can be blocked on."""
+
+    @property
+    def each(self) -> "tuple[Pending, ...]":
+        """The durable waits that it is made of; the branch goes on when all of them are over."""
+        ...
 
 
 class Pending:
     """A wait that was called. Await :meth:`result`, or call :meth:`result_sync`.
 
     Attributes:
+        attempt: Whose wait it is.
         wait: What is sent when it begins.
     """
 
     def __init__(self, attempt: Active, running: Running, wait: protocol.Wait) -> None:
-        self._attempt = attempt
+        self.attempt = attempt
         self._running = running
         self.wait = wait
         self.future: Future[protocol.Step] = Future()
@@ -67,8 +82,16 @@ class Pending:
         self.in_step = False
         """A step's pause between two tries: when it is over, code runs in the branch, whoever joins it."""
 
-    async def result(self) -> protocol.Step:
+    @property
+    def each(self) -> "tuple[Pending, ...]":
+        """The waits that a branch is blocked on when it is blocked on this."""
+        return (self,)
+
+    async def result(self, start: "Start | None" = None) -> protocol.Step:
         """Return the step that the wait has become.
+
+        Args:
+            start: What begins it, where that is more than to write it down.
 
         Raises:
             WaitError: It ended otherwise than it was meant to; see :data:`ERRORS`.
@@ -76,41 +99,55 @@ class Pending:
         """
         import asyncio
 
-        saved = await self._saved()
+        saved = await self.saved()
         if saved is not None:
-            return self._ended(saved)
-        branch = self._block()
+            return self.ended(saved)
+        if start is not None:
+            await asyncio.wrap_future(start())
+            self.begun = True
+        branch = block(self)
         try:
-            return self._ended(await asyncio.wrap_future(self.future))
+            return self.ended(await asyncio.wrap_future(self.future))
         finally:
             branch.waiting = None
 
-    def result_sync(self) -> protocol.Step:
+    def result_sync(self, start: "Start | None" = None) -> protocol.Step:
         """Do the same in synchronous code, which gets :class:`RunCancelled` when the run is cancelled."""
-        saved = self._attempt.checkpoints.recall(self._running)
+        saved = self.saved_sync()
         if saved is not None:
-            return self._ended(saved)
-        branch = self._block()
+            return self.ended(saved)
+        if start is not None:
+            start().result()
+            self.begun = True
+        branch = block(self)
         try:
-            while True:
-                self._refuse_if_cancelled()
-                try:
-                    return self._ended(self.future.result(_HEAR))
-                except StillWaiting:
-                    if self.future.done():
-                        raise
+            return self.ended(self.over_sync())
         finally:
             branch.waiting = None
+
+    def over_sync(self) -> protocol.Step:
+        """Block the thread until the wait is over, and return what it has become."""
+        while True:
+            self._refuse_if_cancelled()
+            try:
+                return self.future.result(_HEAR)
+            except StillWaiting:
+                if self.future.done():
+                    raise
+
+    def saved_sync(self) -> protocol.Step | None:
+        """Return what history has of it, in synchronous code."""
+        return self.attempt.checkpoints.recall(self._running)
 
     async def in_process(self, seconds: float) -> None:
         """Sleep here instead, and keep that it is over."""
         import asyncio
 
-        saved = await self._saved()
+        saved = await self.saved()
         if saved is not None:
-            self._ended(saved)
+            self.ended(saved)
             return
-        checkpoints, running = self._attempt.checkpoints, self._running
+        checkpoints, running = self.attempt.checkpoints, self._running
         checkpoints.begin(running)
         try:
             await asyncio.sleep(seconds)
@@ -121,11 +158,11 @@ class Pending:
 
     def in_process_sync(self, seconds: float) -> None:
         """Do the same in synchronous code."""
-        saved = self._attempt.checkpoints.recall(self._running)
+        saved = self.saved_sync()
         if saved is not None:
-            self._ended(saved)
+            self.ended(saved)
             return
-        checkpoints, running = self._attempt.checkpoints, self._running
+        checkpoints, running = self.attempt.checkpoints, self._running
         checkpoints.begin(running)
         try:
             until = time.monotonic() + seconds
@@ -138,30 +175,22 @@ class Pending:
         checkpoints.finish(running, b"null")
 
     def _refuse_if_cancelled(self) -> None:
-        if self._attempt.run.cancelled:
+        if self.attempt.run.cancelled:
             raise RunCancelled(f"The run was cancelled while it waited for {self.wait.key!r}.")
 
-    async def _saved(self) -> protocol.Step | None:
+    async def saved(self) -> protocol.Step | None:
+        """Return what history has of it."""
         import asyncio
 
-        checkpoints, running = self._attempt.checkpoints, self._running
+        checkpoints, running = self.attempt.checkpoints, self._running
         if checkpoints.at_hand(running.key):
             return checkpoints.recall(running)
         return await asyncio.to_thread(checkpoints.recall, running)  # the loop goes on meanwhile
 
-    def _block(self) -> "Branch":
-        branch = branches.current()
-        if branch is None or branch.inside_step is not None:
-            raise StepError(f"{self.wait.name!r} is awaited outside the code of the task.")
-        if self._attempt.checkpoints.suspended:
-            raise RunSuspended
-        branch.waiting = self
-        self._attempt.waits.add(self)
-        return branch
-
-    def _ended(self, step: protocol.Step) -> protocol.Step:
+    def ended(self, step: protocol.Step) -> protocol.Step:
+        """Return the step that the wait has become, or raise what it stands for."""
         # One that an earlier attempt began keeps what it was begun with, and is in no history before it is over.
-        self._attempt.checkpoints.check(self._running, step)
+        self.attempt.checkpoints.check(self._running, step)
         if step.state == "failed":
             failure = step.error or protocol.Failure(type="WaitError", message=f"{step.key} failed.")
             make = ERRORS.get(failure.type)
@@ -239,7 +268,7 @@ class Waits:
 
     def _ask(self, new: list[Pending]) -> list[protocol.Step]:
         known = [key for key, pending in self._open.items() if pending.begun]
-        over = self._transport.begin_waits([pending.wait for pending in new], known[:1000])
+        over = self._transport.begin_waits([pending.wait for pending in new if not pending.begun], known[:1000])
         for pending in new:
             pending.begun = True
         return over
@@ -256,7 +285,8 @@ class Waits:
         if not all(pending.begun for pending in found.waits):
             return False
         groups = [[pending.wait.key for pending in group] for group in found.groups]
-        answer = self._transport.suspend([pending.wait.key for pending in found.waits], groups)
+        together = [[pending.wait.key for pending in group] for group in found.together]
+        answer = self._transport.suspend([pending.wait.key for pending in found.waits], groups, together)
         if not answer.suspended:
             self._settle(answer.over)
             return False
@@ -273,9 +303,35 @@ class Waits:
                 pending.future.set_result(step)
 
 
+def block(waits: "Blocking") -> "Branch":
+    """Begin to wait in the calling branch, which is blocked from here on, and return it."""
+    first = waits.each[0]
+    attempt, branch = first.attempt, branches.current()
+    if branch is None or branch.inside_step is not None:
+        raise StepError(f"{first.wait.name!r} is awaited outside the code of the task.")
+    if attempt.checkpoints.suspended:
+        raise RunSuspended
+    branch.waiting = waits
+    for pending in waits.each:
+        attempt.waits.add(pending)
+    return branch
+
+
 def _fail(pending: Pending, error: BaseException) -> None:
     if not pending.future.done() and pending.future.set_running_or_notify_cancel():
         pending.future.set_exception(error)
+
+
+def _run_failed(failure: protocol.Failure) -> RunFailedError:
+    run = failure.run or protocol.FailedRun(run_id="", state="Failed", type=failure.type, message=failure.message)
+    return RunFailedError(
+        run.state,
+        failure.message,
+        run_id=run.run_id,
+        failure_type=run.type,
+        failure_class=run.failure_class,
+        failure_message=run.message,
+    )
 
 
 def begin(

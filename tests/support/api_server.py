@@ -38,6 +38,7 @@ async def serving(world: World, *, port: int = 0) -> AsyncIterator[str]:
         world.steps,
         world.waits,
         world.progress,
+        world.children,
         blobs,
         PollingSignal(),
         NobodyVouches(),

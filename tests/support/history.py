@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from windlass import protocol
+from windlass.errors import ProtocolError
 from windlass.execution import Finished, execute
 
 
@@ -27,6 +28,13 @@ class History:
         self.waits: dict[str, protocol.Wait] = {}
         self.checkpoint = protocol.CheckpointRequest(n=1)
         self.added_ms: list[int] = []
+        self.children: dict[str, protocol.Child] = {}
+        self.started_in: list[int] = []
+        """How many children each request asked for."""
+        self.refused: set[str] = set()
+        """Tasks that are not there."""
+        self.together: list[list[str]] = []
+        """Groups of the last suspension that failures do not wake."""
         self.suspended: list[tuple[list[str], list[list[str]]]] = []
         """What each suspension waited for, and in which groups."""
         self.sent: list[protocol.SendEventRequest] = []
@@ -47,12 +55,35 @@ class History:
                 self.waits.setdefault(wait.key, wait)
         return [self.steps[key] for key in [*(wait.key for wait in waits), *keys] if key in self.steps]
 
-    def suspend(self, waits: Sequence[str], groups: Sequence[Sequence[str]]) -> protocol.SuspendAnswer:
+    def suspend(
+        self, waits: Sequence[str], groups: Sequence[Sequence[str]], together: Sequence[Sequence[str]] = ()
+    ) -> protocol.SuspendAnswer:
         over = [self.steps[key] for key in waits if key in self.steps]
         if over:
             return protocol.SuspendAnswer(suspended=False, over=over)
         self.suspended.append((sorted(waits), sorted(sorted(group) for group in groups)))
+        self.together = [sorted(group) for group in together]
         return protocol.SuspendAnswer(suspended=True)
+
+    def start_children(self, children: Sequence[protocol.Child]) -> list[str]:
+        self.started_in.append(len(children))
+        for child in children:
+            if child.task in self.refused:
+                raise ProtocolError("TaskNotFound", f"Task {child.task!r} is not there.", "children[0].task")
+        for child in children:
+            if child.key in self.steps or child.key in self.waits:
+                continue
+            self.children[child.key] = child
+            if child.awaited:
+                self.waits[child.key] = protocol.Wait(
+                    key=child.key, name=child.name, args_hash=child.args_hash, kind="run", target=f"id-{child.key}"
+                )
+            else:
+                self.steps[child.key] = protocol.Step(
+                    key=child.key, name=child.name, args_hash=child.args_hash, state="succeeded", kind="run",
+                    run_id=f"id-{child.key}", result=msgspec.Raw(b'"id"'),
+                )  # fmt: skip
+        return [f"id-{child.key}" for child in children]
 
     def end_wait(self, key: str, result: Any = None, *, failure: protocol.Failure | None = None) -> None:
         """Let a wait be over."""
@@ -61,6 +92,7 @@ class History:
             key=key, name=wait.name, args_hash=wait.args_hash, kind=wait.kind, error=failure,
             state="failed" if failure else "succeeded", durable=failure is not None,
             result=protocol.ABSENT if failure else msgspec.Raw(json.dumps(result).encode()),
+            run_id=wait.target if wait.kind == "run" else None,
         )  # fmt: skip
 
     def load_compensations(self) -> protocol.CompensationsPage:

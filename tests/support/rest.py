@@ -166,6 +166,7 @@ def application(world: World, reviews: FakeReviews) -> Application:
         world.steps,
         world.waits,
         world.progress,
+        world.children,
         world.blobs,
         PollingSignal(),
         NobodyVouches(),

@@ -26,7 +26,9 @@ from windlass_operator.services.approval_resources import ApprovalResourceServic
 from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.children import ChildService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
 from windlass_operator.services.imports import ImportService
 from windlass_operator.services.namespaces import NamespaceService
@@ -152,6 +154,7 @@ class World:
     def __init__(self, database: Database, record: Recorder | None = None) -> None:
         self.database = database
         self.cluster = FakeCluster()
+        record = record or Recorder()
         self.attempts = AttemptService(database, record=record)
         self.steps = StepService(database, progress_every=0)
         self.events = EventService(database, self.attempts)
@@ -173,6 +176,9 @@ class World:
         self.submissions = SubmissionService(
             database, self.cluster.read_task, self.blobs, release_namespace="windlass-system", record=record
         )
+        self.endings = EndingService(database, self.runs)
+        record.listen(self.endings.ended)
+        self.children = ChildService(database, self.attempts, self.submissions, ended=self.endings.ended, record=record)
         self.projection = ProjectionService(database, self.cluster)
         self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)
         self.namespaces = NamespaceService(database, self.cluster, self.runs, release_namespace="windlass-system")

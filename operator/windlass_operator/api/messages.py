@@ -3,15 +3,19 @@
 The types' own bounds stand in ``windlass.protocol``. Here is what they cannot say: text that PostgreSQL refuses.
 """
 
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from windlass import protocol
+from windlass_operator.api.schemas import BatchRequest, TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, PayloadTooLargeError
 
 M = TypeVar("M", bound=protocol.Message)
+B = TypeVar("B", bound=BaseModel)
 _FREE_TEXT: Final = frozenset({"text", "message", "traceback"})
 """Fields in which people read: what cannot be kept is spelled out. Anything else is a key, and must stay what it is."""
 
@@ -51,6 +55,36 @@ async def read_message(request: Request, model: type[M]) -> M:
     if b"\\u0000" in data:
         _without_nul(message, "$")
     return message
+
+
+def validated(model: type[B], value: Any, *, at: str = "", what: str = "trigger request") -> B:
+    """Return a value of a request as the model that it must be.
+
+    Args:
+        model: What it must be.
+        value: Decoded JSON.
+        at: Where it stands in the body, such as ``children[3].``.
+        what: The same for people.
+
+    Raises:
+        InvalidRequestError: It is something else; the text names the first place.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    where = at + re.sub(r"^items\.(\d+)", r"items[\1]", where)[:60] or "body"
+    if model is BatchRequest and not where.startswith("items["):
+        what = "batch request"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join((TriggerRequest if what == "trigger request" else model).model_fields)
+        raise InvalidRequestError(
+            f"{where!r} is not a field of a {what}.", field=where, hint=f"The fields are {known}."
+        )
+    raise InvalidRequestError(
+        f"The body is not a {what}: {where}: {first['msg'].removeprefix('Value error, ')}", field=where
+    )
 
 
 def _without_nul(message: Any, path: str) -> None:

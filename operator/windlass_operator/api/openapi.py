@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from windlass_operator.api.schemas import Error, ResumeRequest, TriggerRequest
+from windlass_operator.api.schemas import BatchRequest, Error, ResumeRequest, TriggerRequest
 
 SUMMARY: Final = "Durable background tasks for Kubernetes."
 DESCRIPTION: Final = (
@@ -58,6 +58,42 @@ APPROVAL: Final = {
 EXAMPLES: Final[dict[str, Any]] = {
     "run": RUN,
     "runs": {"items": [RUN], "nextCursor": None},
+    "batch": {"items": [{"id": _ID}, {"id": "019ac3f2-7f10-7d52-9f0e-2b8f6d0c9a12"}]},
+    "tree": {
+        "items": [
+            {
+                "id": _ID,
+                "task": "order",
+                "name": None,
+                "parentId": None,
+                "depth": 0,
+                "detached": False,
+                "state": "Waiting",
+                "reason": "WaitingForRun",
+                "message": None,
+                "attempt": 1,
+                "createdAt": "2026-11-21T07:30:00.000000Z",
+                "startedAt": "2026-11-21T07:30:00.412000Z",
+                "finishedAt": None,
+            },
+            {
+                "id": "019ac3f2-7f10-7d52-9f0e-2b8f6d0c9a12",
+                "task": "invoice",
+                "name": None,
+                "parentId": _ID,
+                "depth": 1,
+                "detached": False,
+                "state": "Queued",
+                "reason": None,
+                "message": None,
+                "attempt": 0,
+                "createdAt": "2026-11-21T07:30:01.000000Z",
+                "startedAt": None,
+                "finishedAt": None,
+            },
+        ],
+        "truncated": False,
+    },
     "steps": {
         "items": [
             {
@@ -213,6 +249,13 @@ def refusal(status: int, description: str, code: str, message: str) -> dict[int 
     }
 
 
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose one definition stands where it is used: references would look for it in the document."""
+    definitions = schema.pop("$defs")
+    schema["properties"]["items"]["items"] = definitions[schema["properties"]["items"]["items"]["$ref"].split("/")[-1]]
+    return schema
+
+
 TRIGGER_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": False,
@@ -239,6 +282,19 @@ RESUME_BODY: Final[dict[str, Any]] = {
                     "version": {"value": {"version": 4}},
                     "newest": {"summary": "The newest version of the Task.", "value": {}},
                 },
+            }
+        },
+    },
+}
+
+
+BATCH_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _inlined(BatchRequest.model_json_schema()),
+                "examples": {"two": {"value": {"items": [{"payload": {"orderId": 7}}, {"payload": {"orderId": 8}}]}}},
             }
         },
     },

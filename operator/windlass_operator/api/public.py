@@ -2,39 +2,40 @@
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ValidationError
 
 from windlass.durations import InvalidDurationError, parse_duration
 from windlass.protocol import BODY_LIMIT, DEPTH
 from windlass_operator.api.answers import json_answer as _json
 from windlass_operator.api.answers import time_text as _time
-from windlass_operator.api.messages import read_body
-from windlass_operator.api.openapi import RESUME_BODY, TRIGGER_BODY, answer, refusals
+from windlass_operator.api.messages import read_body, validated
+from windlass_operator.api.openapi import BATCH_BODY, RESUME_BODY, TRIGGER_BODY, answer, refusals
 from windlass_operator.api.permits import Permits
 from windlass_operator.api.permits import project_of as _project
-from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery
+from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery, TreeQuery
 from windlass_operator.api.schemas import (
     AttemptPage,
+    BatchAnswer,
+    BatchRequest,
     EventPage,
     LogPage,
     ResumeRequest,
     Run,
     RunPage,
     StepPage,
+    Tree,
     TriggerRequest,
 )
-from windlass_operator.domain.errors import InvalidRequestError, TaskNotFoundError, WindlassError
+from windlass_operator.domain.errors import TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
-from windlass_operator.resources.names import NAME_MAX
+from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import step_from_row
 from windlass_operator.services.blobs import BlobService
@@ -46,7 +47,6 @@ from windlass_operator.services.submission import Submission, SubmissionService
 _LONGEST_WAIT: Final = 60.0
 _LOOK_AGAIN: Final = 1.0
 _ROOT: Final = "/api/v1/namespaces/{namespace}"
-_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 _LOCATION: Final = {"Location": {"description": "Path of the run.", "schema": {"type": "string"}}}
 
 
@@ -156,9 +156,19 @@ class PublicRoutes:
             status_code=201,
             openapi_extra=TRIGGER_BODY,
         )
+        add(
+            "POST",
+            "/tasks/{task}/runs:batch",
+            self.trigger_batch,
+            ("create", ""),
+            {201: answer("The runs, in the order of the items.", BatchAnswer, "batch"), **refusals(413, 415, 422)},
+            status_code=201,
+            openapi_extra=BATCH_BODY,
+        )
         add("GET", "/runs", self.list_runs, ("list", ""), {200: answer("A page.", RunPage, "runs"), **refusals()})
         add("GET", items, self.get_run, view, {200: run, **refusals()})
         add("GET", f"{items}/payload", self.get_payload, view, {200: _any("The payload.", "payload"), **refusals()})
+        add("GET", f"{items}/tree", self.get_tree, view, {200: answer("The tree.", Tree, "tree"), **refusals()})
         add("GET", f"{items}/steps", self.list_steps, view, {200: answer("A page.", StepPage, "steps"), **refusals()})
         add(
             "GET",
@@ -218,25 +228,10 @@ class PublicRoutes:
         the run a part of that trace.
         """
         project = _project(request)
-        if not _OBJECT_NAME.fullmatch(task) or len(task) > NAME_MAX:
-            raise TaskNotFoundError(task, project.namespace, field="task")
-        data = await read_body(request, BODY_LIMIT) or b"{}"
-        require_json(request)
         # One level more than a payload may have: the body is an object around it.
-        depth = DEPTH + 1
-        value = await self._submissions.large.run(
-            lambda: payloads.parse(data, field="body", depth=depth), size=len(data)
-        )
-        body = _body_of(TriggerRequest, "trigger", value)
-        wanted = Submission(
-            task=task,
-            payload=body.payload,
-            size=len(data),
-            version=body.version,
-            tags=tuple(body.tags),
-            idempotency_key=body.idempotency_key,
-            traceparent=request.headers.get("traceparent"),
-        )
+        value, size = await self._asked(request, project, task, depth=DEPTH + 1)
+        body = validated(TriggerRequest, value)
+        wanted = _submission(task, body, size, request.headers.get("traceparent"))
         accepted = await self._submissions.trigger(project, wanted)
         row = await self._runs.get(project, str(accepted.run_id))
         run = run_json(row)
@@ -244,6 +239,33 @@ class PublicRoutes:
             run["deduplicated"] = True
         location = f"/api/v1/namespaces/{project.namespace}/runs/{accepted.run_id}"
         return _json(run, 200 if accepted.deduplicated else 201, {"Location": location})
+
+    async def trigger_batch(self, request: Request, task: str, _query: Annotated[NoQuery, Query()]) -> Response:
+        """Start up to 1,000 runs of a Task.
+
+        All of them or none: the first item that is refused refuses the request, and the error's `field` names it. An
+        item whose idempotency key stands for a run that has not failed gets that run; so does a second item with the
+        same key.
+        """
+        project = _project(request)
+        value, size = await self._asked(request, project, task, depth=DEPTH + 3)
+        items = validated(BatchRequest, value).items
+        trace = request.headers.get("traceparent")
+        wanted = [_submission(task, item, size // len(items), trace, at=f"items[{n}].") for n, item in enumerate(items)]
+        accepted = await self._submissions.trigger_all(project, wanted)
+        made = [{"id": str(a.run_id), **({"deduplicated": True} if a.deduplicated else {})} for a in accepted]
+        return _json({"items": made}, 201)
+
+    async def _asked(self, request: Request, project: Project, task: str, *, depth: int) -> tuple[Any, int]:
+        """Return the body of a request to trigger, decoded, and how many bytes it has."""
+        if not is_object_name(task):
+            raise TaskNotFoundError(task, project.namespace, field="task")
+        data = await read_body(request, BODY_LIMIT) or b"{}"
+        require_json(request)
+        value = await self._submissions.large.run(
+            lambda: payloads.parse(data, field="body", depth=depth), size=len(data)
+        )
+        return value, len(data)
 
     async def list_runs(self, request: Request, query: Annotated[RunsQuery, Query()]) -> Response:
         """List runs.
@@ -265,6 +287,33 @@ class PublicRoutes:
         project = _project(request)
         row = await self._runs.get(project, run)
         return await self._value(project, row, "payload")
+
+    async def get_tree(self, request: Request, run: str, query: Annotated[TreeQuery, Query()]) -> Response:
+        """Get a run with all that it has led to.
+
+        Parents come before their children. One more level is read only when the one above it is complete.
+        """
+        row = await self._runs.get(_project(request), run)
+        rows = await self._runs.tree(row["id"], limit=query.limit + 1)
+        items = [
+            {
+                "id": str(node["id"]),
+                "task": node["task"],
+                "name": node["resource_name"],
+                "parentId": None if node["parent_id"] is None else str(node["parent_id"]),
+                "depth": node["depth"],
+                "detached": node["detached"],
+                "state": node["state"],
+                "reason": node["reason"],
+                "message": node["message"],
+                "attempt": node["attempts"],
+                "createdAt": _time(node["created_at"]),
+                "startedAt": _time(node["started_at"]),
+                "finishedAt": _time(node["finished_at"]),
+            }
+            for node in rows[: query.limit]
+        ]
+        return _json({"items": items, "truncated": len(rows) > query.limit})
 
     async def list_steps(self, request: Request, run: str, query: Annotated[ItemsQuery, Query()]) -> Response:
         """List the steps of a run.
@@ -370,7 +419,7 @@ class PublicRoutes:
         data = await read_body(request, BODY_LIMIT)
         if data:
             require_json(request)
-        body = _body_of(ResumeRequest, "resume", payloads.parse(data or b"{}", field="body"))
+        body = validated(ResumeRequest, payloads.parse(data or b"{}", field="body"), what="resume request")
         await self._resumption.resume(project, row["id"], row["task"], body.version)
         return _json(run_json(await self._runs.get(project, str(row["id"]))), 202)
 
@@ -400,6 +449,8 @@ def run_json(row: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
     }
     if row["idempotency_key"] is not None:
         head["idempotencyKey"] = row["idempotency_key"]
+    if row["parent_id"] is not None:
+        head |= {"parentId": str(row["parent_id"]), "rootId": str(row["root_id"])}
     if row["payload_sha256"]:
         head["payloadRef"] = {"sha256": row["payload_sha256"], "size": row["payload_size"]}
     for name in ("payload", "result") if whole else ():
@@ -437,23 +488,16 @@ def _any(description: str, example: str) -> dict[str, Any]:
     return answer(description, None, example)
 
 
-B = TypeVar("B", bound=BaseModel)
-
-
-def _body_of(model: type[B], what: str, value: Any) -> B:
-    """Return a request's body as its model."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:60] or "body"
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(model.model_fields)
-        raise InvalidRequestError(
-            f"{where!r} is not a field of a {what} request.", field=where, hint=f"The fields are {known}."
-        )
-    raise InvalidRequestError(
-        f"The body is not a {what} request: {where}: {first['msg'].removeprefix('Value error, ')}", field=where
+def _submission(task: str, body: TriggerRequest, size: int, traceparent: str | None, *, at: str = "") -> Submission:
+    return Submission(
+        task=task,
+        payload=body.payload,
+        size=size,
+        version=body.version,
+        tags=tuple(body.tags),
+        idempotency_key=body.idempotency_key,
+        traceparent=traceparent,
+        at=at,
     )
 
 

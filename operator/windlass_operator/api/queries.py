@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -54,6 +55,7 @@ class RunsQuery(NoQuery):
     task: str | None = Field(
         None, min_length=1, max_length=253, pattern=_TEXT, description="Only runs of this Task.", examples=["order"]
     )
+    parent: UUID | None = Field(None, description="Only runs that the code of this run has started.")
     tag: list[Annotated[str, Field(min_length=1, max_length=128, pattern=_TEXT)]] = Field(
         [], max_length=10, description="Only runs with this tag. Repeat it for runs that have all of several."
     )
@@ -87,6 +89,7 @@ class RunsQuery(NoQuery):
         return RunFilter(
             states=frozenset(self.state),
             task=self.task,
+            parent=self.parent,
             tags=tuple(self.tag),
             created_after=self.createdAfter,
             created_before=self.createdBefore,
@@ -94,6 +97,12 @@ class RunsQuery(NoQuery):
             finished_before=self.finishedBefore,
             error=self.error,
         )
+
+
+class TreeQuery(NoQuery):
+    """How much of a tree."""
+
+    limit: int = Field(1000, ge=1, le=1000, description="Runs at most, one level after the other.")
 
 
 class ItemsQuery(NoQuery):

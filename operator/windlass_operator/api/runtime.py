@@ -18,13 +18,16 @@ from windlass import protocol
 from windlass_operator import logs
 from windlass_operator.api.errors import error_response
 from windlass_operator.api.measured import timed
-from windlass_operator.api.messages import read_body, read_message
+from windlass_operator.api.messages import read_body, read_message, validated
+from windlass_operator.api.schemas import TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
 from windlass_operator.services.attempts import AttemptService, PodIdentity
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.children import ChildService
 from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
+from windlass_operator.services.submission import Submission
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
@@ -64,6 +67,7 @@ class RuntimeRoutes:
         steps: StepService,
         waits: WaitService,
         progress: ProgressService,
+        children: ChildService,
         blobs: BlobService,
         work: WorkSignal,
         vouch: Vouch,
@@ -75,6 +79,7 @@ class RuntimeRoutes:
         self._steps = steps
         self._waits = waits
         self._progress = progress
+        self._children = children
         self._blobs = blobs
         self._work = work
         self._vouch = vouch
@@ -96,6 +101,7 @@ class RuntimeRoutes:
             ("POST", "/extend", self.extend),
             ("POST", "/events", self.send_event),
             ("POST", "/tokens", self.create_token),
+            ("POST", "/children", self.children),
             ("POST", "/complete", self.complete),
             ("POST", "/fail", self.fail),
             ("POST", "/release", self.release),
@@ -189,6 +195,13 @@ class RuntimeRoutes:
             await self._tokens.create(bearer(request), await read_message(request, protocol.CreateTokenRequest))
         )
 
+    async def children(self, request: Request) -> Response:
+        """Start runs for the attempt's run."""
+        token = bearer(request)  # first: no body is read for nobody
+        body = await read_message(request, protocol.ChildrenRequest)
+        wanted = [(child, _submission(child, f"children[{n}].")) for n, child in enumerate(body.children)]
+        return _json(await self._children.start(token, wanted))
+
     async def complete(self, request: Request) -> Response:
         """End a run with its result."""
         return _json(
@@ -220,7 +233,7 @@ class RuntimeRoutes:
     async def get_blob(self, request: Request) -> Response:
         """Return a large value of the attempt's run."""
         writer = await self._attempts.authenticate(bearer(request))
-        data = await self._blobs.get(writer.project_uid, writer.run_id, request.path_params["sha256"])
+        data = await self._blobs.get_for(writer, request.path_params["sha256"])
         return Response(data, media_type="application/json")
 
 
@@ -258,6 +271,19 @@ def bearer(request: Request) -> str:
     if len(token) > _LONGEST_TOKEN:
         raise UnauthorizedError(f"The token has {len(token)} characters; none of ours or of Kubernetes has so many.")
     return token
+
+
+def _submission(child: protocol.Child, at: str) -> Submission:
+    """Return what a run asks for, held to the same rules as a request from outside. The payload is read later."""
+    asked = {"tags": child.tags, "version": child.version, "idempotencyKey": child.idempotency_key}
+    options = validated(TriggerRequest, asked, at=at)
+    return Submission(
+        task=child.task,
+        version=options.version,
+        tags=tuple(options.tags),
+        idempotency_key=options.idempotency_key,
+        at=at,
+    )
 
 
 def _json(value: Any) -> Response:

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.alias_generators import to_camel
 
+from windlass_operator.domain.run_state import RunState
 from windlass_operator.resources.run import BlobRef, IdempotencyKey, RunStatus, Tag, TaskVersionNumber
 
 Outcome = Literal[
@@ -71,6 +72,30 @@ class ResumeRequest(BaseModel):
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+class BatchRequest(BaseModel):
+    """Runs of one Task. All are started, or none is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    items: Annotated[list[TriggerRequest], Field(min_length=1, max_length=1000)]
+    """Each as for a single trigger. The whole body may have 8 MiB."""
+
+
+class BatchItem(View):
+    """A run of a batch."""
+
+    id: UUID
+    """The run's id."""
+    deduplicated: bool | None = None
+    """This run was there before."""
+
+
+class BatchAnswer(View):
+    """The runs of a batch."""
+
+    items: list[BatchItem]
+
+
 class _RunHead(View):
     id: UUID
     """The run's id."""
@@ -88,6 +113,10 @@ class _RunHead(View):
     """What it was asked for with."""
     deduplicated: bool | None = None
     """The answer to a trigger: this run was there before."""
+    parent_id: UUID | None = None
+    """The run whose code has started this one."""
+    root_id: UUID | None = None
+    """The run at the top, which nobody's code has started."""
     payload_ref: BlobRef | None = None
     """Where the payload is larger: its hash and size. Read it from `/payload`."""
 
@@ -106,6 +135,34 @@ class RunPage(View):
     items: list[Run]
     next_cursor: str | None
     """Give it back as `cursor` for the next page; null at the end."""
+
+
+class TreeNode(View):
+    """A run in a tree."""
+
+    id: UUID
+    task: str
+    name: str | None
+    parent_id: UUID | None
+    depth: int
+    """Levels below the run that nobody's code has started."""
+    detached: bool
+    """It goes on when its parent is cancelled."""
+    state: RunState
+    reason: str | None
+    message: str | None
+    attempt: int
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+
+
+class Tree(View):
+    """A run and those that it has led to, parents before their children."""
+
+    items: list[TreeNode]
+    truncated: bool
+    """There are more."""
 
 
 class StepError(View):
@@ -139,6 +196,8 @@ class Step(View):
     """Hash of the code that saved it."""
     replaces: bool = False
     """It ran again, because the task's `migrate` dropped an earlier result."""
+    run_id: UUID | None = None
+    """The run that it has started."""
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
     attempt: int

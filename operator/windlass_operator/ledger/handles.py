@@ -1,5 +1,6 @@
 """Idempotency keys, and the further resources that show a run because they asked for it again by its key."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -14,20 +15,30 @@ KEEP_KEYS: Final = timedelta(days=30)
 """For how long a key stands for its run, counted from the run's acceptance."""
 
 
-async def take_key(connection: Connection, project_id: int, task: str, key: str, run_id: UUID) -> UUID | None:
-    """Take an idempotency key for a run that this transaction inserts.
+Key = tuple[str, str]
+"""A task and an idempotency key."""
 
-    Waits for a transaction that takes the same key.
+
+async def take_keys(connection: Connection, project_id: int, wanted: Mapping[Key, UUID]) -> dict[Key, UUID]:
+    """Take idempotency keys for runs that this transaction inserts.
+
+    Waits for transactions that take the same keys.
 
     Returns:
-        None if it is ours now, else the run that has it.
+        The run that has the key, for each that is not ours now.
     """
-    parameters = {"project_id": project_id, "task": task, "key": key, "run_id": run_id, "keep": KEEP_KEYS}
-    if await (await connection.execute(_SQL["take_key"], parameters)).fetchone() is not None:
-        return None
-    row = await (await connection.execute(_SQL["holder"], parameters)).fetchone()
-    assert row is not None, "keys in use are not deleted, and the conflict locked the row"
-    return UUID(str(row["run_id"]))
+    if not wanted:
+        return {}
+    tasks, keys = [task for task, _ in wanted], [key for _, key in wanted]
+    parameters = {"project_id": project_id, "tasks": tasks, "keys": keys, "run_ids": list(wanted.values())}
+    taken = await (await connection.execute(_SQL["take_keys"], {**parameters, "keep": KEEP_KEYS})).fetchall()
+    ours = {(row["task"], row["key"]) for row in taken}
+    if len(ours) == len(wanted):
+        return {}
+    rows = await (await connection.execute(_SQL["holders"], parameters)).fetchall()
+    holders = {(row["task"], row["key"]): UUID(str(row["run_id"])) for row in rows}
+    assert holders.keys() == wanted.keys(), "keys in use are not deleted, and the conflict locked their rows"
+    return {key: holder for key, holder in holders.items() if key not in ours}
 
 
 async def forget_keys(database: Database) -> None:

@@ -47,6 +47,8 @@ class RunFilter:
     states: frozenset[RunState] = frozenset()
     """In one of these states; empty means in any."""
     task: str | None = None
+    parent: UUID | None = None
+    """Started by the code of this run."""
     tags: tuple[str, ...] = ()
     """With all of these tags."""
     created_after: datetime | None = None
@@ -96,6 +98,7 @@ def _statement(
         parts.append("finished")
     conditions = {
         "task": wanted.task,
+        "parent": wanted.parent,
         "tags": list(wanted.tags) or None,
         "created_after": wanted.created_after,
         "created_before": wanted.created_before,

@@ -44,27 +44,6 @@ class Version:
     snapshot: TaskSnapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """A run to be accepted."""
-
-    id: UUID
-    project_id: int
-    task: str
-    version: Version | None
-    """None: the Task is missing, and the run waits for it."""
-    payload: Value
-    wanted_version: int | None = None
-    tags: tuple[str, ...] = ()
-    traceparent: str | None = None
-    idempotency_key: str | None = None
-    reason: str | None = None
-    message: str | None = None
-    resource_uid: str | None = None
-    resource_name: str | None = None
-    resource_hash: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class LockedRun:
     """What a decision needs of a run. Its row is locked until the transaction ends."""
@@ -158,43 +137,6 @@ async def version_by_number(connection: Connection, project_id: int, task: str, 
     parameters = {"project_id": project_id, "task": task, "version": version}
     row = await (await connection.execute(_SQL["version_by_number"], parameters)).fetchone()
     return None if row is None else _version(row)
-
-
-async def insert(connection: Connection, run: NewRun) -> bool:
-    """Accept a run: the row, its place in the queue and its first event.
-
-    Returns:
-        False when a run of the same resource exists already: nothing was written.
-    """
-    inserted = await connection.execute(
-        _SQL["insert_run"],
-        {
-            "id": run.id,
-            "project_id": run.project_id,
-            "task": run.task,
-            "task_version_id": run.version.id if run.version else None,
-            "total_timeout": run.version.snapshot.total_timeout if run.version else None,
-            "wanted_version": run.wanted_version,
-            "reason": run.reason,
-            "message": run.message,
-            "payload": run.payload.text,
-            "payload_sha256": run.payload.sha256,
-            "payload_size": run.payload.size,
-            "tags": list(run.tags),
-            "traceparent": run.traceparent,
-            "idempotency_key": run.idempotency_key,
-            "resource_uid": run.resource_uid,
-            "resource_name": run.resource_name,
-            "resource_hash": run.resource_hash,
-        },
-    )
-    if await inserted.fetchone() is None:
-        return False
-    if run.version is not None:
-        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
-    await add_event(connection, run.id, 1, "Queued", reason=run.reason, message=run.message)
-    await want_projection(connection, [run.id])
-    return True
 
 
 async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:

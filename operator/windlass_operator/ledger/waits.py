@@ -159,19 +159,21 @@ async def _end(connection: Connection, outcomes: Sequence[Outcome]) -> list[dict
 
 async def _wake(connection: Connection, ended: list[dict[str, Any]]) -> None:
     """Queue the runs that can go on: a wait of no group is over, a group is complete, or one of a group has failed."""
-    grouped = {row["run_id"] for row in ended if row["wake_group"] is not None and row["state"] == "succeeded"}
+    grouped = {row["run_id"] for row in ended if row["wake_group"] is not None and not _wakes_by_itself(row)}
     open_groups: set[tuple[UUID, int]] = set()
     if grouped:
         # A statement of its own, after the locks: it sees what others have ended meanwhile.
         cursor = await connection.execute(_SQL["unfinished_groups"], {"run_ids": list(grouped)})
         open_groups = {(row["run_id"], row["wake_group"]) for row in await cursor.fetchall()}
     ready = {
-        row["run_id"]
-        for row in ended
-        if row["state"] == "failed" or (row["run_id"], row["wake_group"]) not in open_groups
+        row["run_id"] for row in ended if _wakes_by_itself(row) or (row["run_id"], row["wake_group"]) not in open_groups
     }
     if ready:
         await connection.execute(_SQL["wake_runs"], {"run_ids": sorted(ready)})
+
+
+def _wakes_by_itself(row: dict[str, Any]) -> bool:
+    return row["wake_group"] is None or (row["state"] == "failed" and row["wake_group"] >= 0)
 
 
 async def due(database: Database, *, limit: int) -> list[Due]:
@@ -200,7 +202,10 @@ async def count(connection: Connection, run_id: UUID) -> int:
     return 0 if row is None else int(row["n"])
 
 
-async def group(connection: Connection, run_id: UUID, groups: Sequence[Sequence[str]]) -> None:
-    """Record which waits let a locked run go on only together."""
-    items = [{"key": key, "wake_group": number} for number, keys in enumerate(groups) for key in keys]
+async def group(
+    connection: Connection, run_id: UUID, groups: Sequence[Sequence[str]], together: Sequence[Sequence[str]] = ()
+) -> None:
+    """Record which waits let a locked run go on only together: ``together``, below zero, even when some fail."""
+    numbered = [*enumerate(groups), *((-1 - number, keys) for number, keys in enumerate(together))]
+    items = [{"key": key, "wake_group": number} for number, keys in numbered for key in keys]
     await connection.execute(_SQL["group_waits"], {"run_id": run_id, "items": msgspec.json.encode(items).decode()})

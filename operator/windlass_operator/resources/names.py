@@ -1,5 +1,6 @@
 """Names that stand on the wire: the API group, kinds, labels. Other systems match on these, so they never change."""
 
+import re
 from typing import Final
 
 GROUP: Final = "windlass.dev"
@@ -31,3 +32,9 @@ FINALIZER: Final = f"{PREFIX}operator"
 
 NAME_MAX: Final = 253
 """Characters of an object's name."""
+_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+
+
+def is_object_name(text: str) -> bool:
+    """Whether an object can have this name; of one that none has, Kubernetes need not be asked."""
+    return len(text) <= NAME_MAX and _OBJECT_NAME.fullmatch(text) is not None

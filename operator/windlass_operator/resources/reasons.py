@@ -262,6 +262,11 @@ class Reason(StrEnum):
         "Somebody asked for the end: spec.cancel, the API or the command line.",
         "Nothing.",
     )
+    PARENT_CANCELLED = (
+        "ParentCancelled",
+        "The run whose code has started this one was cancelled or ran out of time.",
+        "Nothing. What is to go on is triggered with detached=True.",
+    )
     RESOURCE_DELETED = (
         "ResourceDeleted",
         "The Run resource, or the whole namespace, was deleted before the run had ended, which cancels it.",

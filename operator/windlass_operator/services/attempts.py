@@ -521,6 +521,7 @@ def step_from_row(row: dict[str, object]) -> protocol.Step:
         args_hash=str(row["args_hash"]),
         state=row["state"],  # type: ignore[arg-type]  # the schema's CHECK holds it to the four
         kind=row["kind"],  # type: ignore[arg-type]  # as it was saved
+        run_id=str(row["child_id"]) if row["child_id"] else None,
         durable=bool(row["durable"]),
         tries=int(str(row["tries"])),
         result=protocol.ABSENT if result is None else msgspec.Raw(str(result).encode()),

@@ -8,9 +8,9 @@ from typing import Final
 from uuid import UUID
 
 from windlass.protocol import BlobRef
-from windlass_operator.blobs.store import BlobKey, BlobStore, verify
+from windlass_operator.blobs.store import BlobKey, BlobMissingError, BlobStore, verify
 from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError
-from windlass_operator.ledger import blobs
+from windlass_operator.ledger import blobs, children
 from windlass_operator.ledger.attempts import Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.recorder import Recorder
@@ -95,6 +95,20 @@ class BlobService:
         for project_uid, run_id in orphans:
             await self._store.delete_run(project_uid, run_id)
         return len(orphans)
+
+    async def get_for(self, writer: Writer, sha256: str) -> bytes:
+        """Return a value of the attempt's run, or one that a run returned to it which it has waited for.
+
+        Raises:
+            BlobMissingError: The store has no such value.
+        """
+        try:
+            return await self.get(writer.project_uid, writer.run_id, sha256)
+        except BlobMissingError:
+            child = await children.source_of_value(self._database, writer.run_id, sha256)
+            if child is None:
+                raise
+        return await self.get(writer.project_uid, child, sha256)
 
     async def get(self, project_uid: str, run_id: UUID, sha256: str) -> bytes:
         """Return a value of a run.

@@ -68,6 +68,11 @@ class Recorder:
     def __init__(self, send: Callable[[Iterable[Span]], None] | None = None, *, ratio: float = 1.0) -> None:
         self._send = send
         self._ratio = ratio
+        self._listeners: list[Callable[[UUID], None]] = []
+
+    def listen(self, listener: Callable[[UUID], None]) -> None:
+        """Call ``listener`` with each run of which it is told that it has ended, or is to end."""
+        self._listeners.append(listener)
 
     def wants_spans(self, traceparent: str | None) -> bool:
         """Whether spans are wanted of a run, so that what they are made of must be read."""
@@ -104,9 +109,28 @@ class Recorder:
         asked: str | None,
         place: TraceContext | None,
     ) -> None:
-        """A run was accepted, from ``rest`` or from a ``resource``."""
-        metrics.RUNS_ACCEPTED.labels(*task_labels(namespace, task), source).inc()
+        """A run was accepted, from ``rest``, from a ``resource`` or by the code of another ``run``."""
+        self.counted(namespace, task, 1, source=source)
         log.debug("run accepted", **_words(run_id, namespace, task), by=source)
+        self.submitted(run_id, namespace, task, source=source, began=began, asked=asked, place=place)
+
+    @staticmethod
+    def counted(namespace: str, task: str, number: int, *, source: str) -> None:
+        """So many runs of a task were accepted."""
+        metrics.RUNS_ACCEPTED.labels(*task_labels(namespace, task), source).inc(number)
+
+    def submitted(
+        self,
+        run_id: UUID,
+        namespace: str,
+        task: str,
+        *,
+        source: str,
+        began: datetime,
+        asked: str | None,
+        place: TraceContext | None,
+    ) -> None:
+        """The submission of a run is over: its span, if it has one."""
         if self._send is None or place is None:
             return
         caller = parse(asked)
@@ -174,6 +198,12 @@ class Recorder:
             span = run_span(run, state=state.value, reason=reason, failure_class=failed)
             if span is not None:
                 self._send([span])
+        self.ending(run.id)
+
+    def ending(self, run_id: UUID) -> None:
+        """A run has ended, or was cancelled and has a while to clean up."""
+        for listener in self._listeners:
+            listener(run_id)
 
     @staticmethod
     def refused(operation: str) -> None:

@@ -10,7 +10,7 @@ from windlass_operator.domain.compensation import FAILED_REASON
 from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import attempts, handles, logs, projection, run_lists, runs, steps
+from windlass_operator.ledger import attempts, children, handles, logs, projection, run_lists, runs, steps
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.run_lists import Order, RunFilter
 from windlass_operator.ledger.runs import Change, LockedRun
@@ -103,6 +103,8 @@ class RunService:
     def _cancelled(self, run: LockedRun, state: RunState | None, reason: str) -> None:
         if state is not None:
             self._ended(run, state, reason=reason, failure_class=None)
+            if not state.final:
+                self._record.ending(run.id)
         self._changed(run.id)
 
     async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
@@ -209,6 +211,10 @@ class RunService:
     async def steps(self, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
         """Return steps in the order in which they were first saved."""
         return await steps.list_of_run(self._database, run_id, after=after, limit=limit)
+
+    async def tree(self, run_id: UUID, *, limit: int) -> list[dict[str, Any]]:
+        """Return a run and those that it has led to, parents before their children."""
+        return await children.tree(self._database, run_id, limit=limit)
 
     async def attempts(self, run_id: UUID) -> list[dict[str, Any]]:
         """Return all attempts in order, each with its ``failure`` decoded and with what became of its pod."""

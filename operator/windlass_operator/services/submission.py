@@ -4,13 +4,15 @@ The Task is read live from the Kubernetes API for each submission, and version a
 so a Task and a Run applied in one file work in any order and a run never gets a version older than its Task.
 """
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from windlass.protocol import BODY_LIMIT, INLINE_LIMIT
+from windlass.traces import TraceContext
 from windlass_operator.domain.errors import (
     NamespaceForbiddenError,
     PayloadInvalidError,
@@ -23,11 +25,13 @@ from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.domain.task_snapshot import TaskSnapshot
-from windlass_operator.ledger import handles, runs
+from windlass_operator.ledger import handles, intake, runs
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.ledger.runs import Change, LockedRun, NewRun, Value, Version
+from windlass_operator.ledger.intake import Lineage, NewRun
+from windlass_operator.ledger.runs import Change, LockedRun, Value, Version
+from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
-from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.blobs import BlobService, Staged
 from windlass_operator.services.recorder import Recorder
 
 ReadTask = Callable[[str, str], Awaitable[TaskSnapshot | None]]
@@ -57,6 +61,8 @@ class Submission:
     traceparent: str | None = None
     idempotency_key: str | None = None
     """Of this and all callers who mean the same run: the first one's is run."""
+    at: str = ""
+    """Where it stands in a request for many, such as ``items[3].``: begins the field that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,28 @@ class Accepted:
     run_id: UUID
     deduplicated: bool = False
     """The run is an earlier one with the same idempotency key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A submission that keeps every rule and waits for its transaction."""
+
+    wanted: Submission
+    run_id: UUID
+    snapshot: TaskSnapshot
+    payload: Value
+    staged: Staged | None
+    """Its payload, if that is large."""
+    began: datetime
+    asked: str | None
+    """The caller's trace."""
+    place: TraceContext | None
+    """Place of the submission's own span."""
+
+    @property
+    def key(self) -> handles.Key | None:
+        """Task and idempotency key, if it has one."""
+        return None if self.wanted.idempotency_key is None else (self.wanted.task, self.wanted.idempotency_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,45 +144,130 @@ class SubmissionService:
             PayloadTooLargeError: The payload is over the limit.
             BlobStoreUnavailableError: A large payload cannot be stored now; nothing was accepted.
         """
-        began, asked = datetime.now(UTC), wanted.traceparent
-        self._refuse_release_namespace(project)
-        snapshot = await self._read_task(project.namespace, wanted.task)
-        if snapshot is None:
-            raise TaskNotFoundError(wanted.task, project.namespace, field="task")
-        schema = snapshot.payload_schema
+        return (await self.trigger_all(project, [wanted]))[0]
 
-        def accept() -> bytes:
-            data = payloads.encoded(wanted.payload, limit=BODY_LIMIT)
-            payloads.check(wanted.payload, schema, field="payload")
-            return data
+    async def trigger_all(self, project: Project, wanted: Sequence[Submission]) -> list[Accepted]:
+        """Accept runs in one transaction, all of them or none. Errors and keys are those of :meth:`trigger`.
 
-        data = await self.large.run(accept, size=wanted.size)
-        run_id = new_id()
-        staged = await self._blobs.stage(project.uid, run_id, data) if len(data) > INLINE_LIMIT else None
-        payload = Value(sha256=staged.ref.sha256, size=staged.ref.size) if staged else Value(text=data.decode())
-        traceparent, place = self._record.start_trace(asked)
-        wanted = replace(wanted, traceparent=traceparent)
+        Of several with the same key of the same task the first one is run, and is the answer to the others.
+        """
+        prepared = await self.prepare(project, wanted)
 
-        async def work(connection: Connection) -> Accepted:
+        async def work(connection: Connection) -> list[Accepted]:
             project_id = await runs.ensure_project(connection, project.uid, project.namespace)
-            holder = await self._holder(connection, project_id, wanted, run_id)
-            if holder is not None:  # ours, if this ran before and only the word of its commit was lost
-                return Accepted(holder, deduplicated=holder != run_id)
-            version = await self._version(connection, project_id, project, wanted, snapshot)
-            if version is None:
-                raise TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace, field="version")
-            await runs.insert(connection, _new_run(run_id, project_id, wanted, version, payload))
-            if staged is not None:
-                await self._blobs.record(connection, run_id, staged)
-            return Accepted(run_id)
+            return await self.insert(connection, project_id, project, prepared)
 
         accepted = await self._database.transaction(work)
-        if not accepted.deduplicated:
-            self._record.accepted(
-                run_id, project.namespace, wanted.task, source="rest", began=began, asked=asked, place=place
-            )
-        self._changed(accepted.run_id)
+        self.tell(project, prepared, accepted, source="rest")
         return accepted
+
+    async def prepare(self, project: Project, wanted: Sequence[Submission]) -> list[Prepared]:
+        """Hold submissions to every rule that needs no transaction, and bring large payloads to the store.
+
+        Raises:
+            WindlassError: As :meth:`trigger`. What was stored is swept later.
+        """
+        began = datetime.now(UTC)
+        self._refuse_release_namespace(project)
+        snapshots: dict[str, TaskSnapshot] = {}
+        for one in wanted:
+            if one.task not in snapshots:
+                known = is_object_name(one.task)
+                snapshot = await self._read_task(project.namespace, one.task) if known else None
+                if snapshot is None:
+                    raise TaskNotFoundError(one.task, project.namespace, field=f"{one.at}task")
+                snapshots[one.task] = snapshot
+
+        def check() -> list[bytes]:
+            return [_checked(one, snapshots[one.task]) for one in wanted]
+
+        texts = await self.large.run(check, size=sum(one.size for one in wanted))
+        # In the order of the request: the queue and lists go by the id where the time is the same.
+        ids = sorted(new_id() for _ in wanted)
+        prepared = []
+        for one, run_id, text in zip(wanted, ids, texts, strict=True):
+            staged = await self._blobs.stage(project.uid, run_id, text) if len(text) > INLINE_LIMIT else None
+            payload = Value(sha256=staged.ref.sha256, size=staged.ref.size) if staged else Value(text=text.decode())
+            traceparent, place = self._record.start_trace(one.traceparent)
+            kept = one if traceparent == one.traceparent else replace(one, traceparent=traceparent)
+            snapshot = snapshots[one.task]
+            prepared.append(Prepared(kept, run_id, snapshot, payload, staged, began, one.traceparent, place))
+        return prepared
+
+    async def insert(
+        self,
+        connection: Connection,
+        project_id: int,
+        project: Project,
+        prepared: Sequence[Prepared],
+        lineage: Sequence[Lineage] | None = None,
+    ) -> list[Accepted]:
+        """Write prepared submissions in the caller's transaction.
+
+        Args:
+            connection: The transaction.
+            project_id: The project's id in the ledger.
+            project: The same project.
+            prepared: What :meth:`prepare` returned.
+            lineage: Which run starts each of them; None if none does.
+
+        Raises:
+            TaskNotFoundError: There is no such version of the Task.
+        """
+        first: dict[handles.Key, UUID] = {}
+        for one in prepared:
+            if one.key is not None:
+                first.setdefault(one.key, one.run_id)
+        holders = first | await handles.take_keys(connection, project_id, first)
+        versions: dict[tuple[str, int | None], Version] = {}
+        accepted, new = [], []
+        for index, one in enumerate(prepared):
+            holder = one.run_id if one.key is None else holders[one.key]
+            accepted.append(Accepted(holder, deduplicated=holder != one.run_id))
+            if holder != one.run_id:
+                continue
+            name = (one.wanted.task, one.wanted.version)
+            if name not in versions:
+                versions[name] = await self._existing(connection, project_id, project, one)
+            new.append(
+                _new_run(
+                    one.run_id, one.wanted, versions[name], one.payload, lineage=lineage[index] if lineage else None
+                )
+            )
+        # A run that is there already is ours: this ran before, and only the word of its commit was lost.
+        made = await intake.insert(connection, project_id, new) if new else set()
+        for one in prepared:
+            if one.staged is not None and one.run_id in made:
+                await self._blobs.record(connection, one.run_id, one.staged)
+        return accepted
+
+    async def _existing(self, connection: Connection, project_id: int, project: Project, one: Prepared) -> Version:
+        version = await self._version(connection, project_id, project, one.wanted, one.snapshot)
+        if version is None:
+            missing = f"{one.wanted.task} version {one.wanted.version}"
+            raise TaskNotFoundError(missing, project.namespace, field=f"{one.wanted.at}version")
+        return version
+
+    def tell(
+        self, project: Project, prepared: Sequence[Prepared], accepted: Sequence[Accepted], *, source: str
+    ) -> None:
+        """Record and announce what :meth:`insert` has written, after the commit."""
+        made = [one for one, became in zip(prepared, accepted, strict=True) if not became.deduplicated]
+        for task, number in Counter(one.wanted.task for one in made).items():
+            self._record.counted(project.namespace, task, number, source=source)
+        for one in made:
+            if one.place is not None:
+                self._record.submitted(
+                    one.run_id,
+                    project.namespace,
+                    one.wanted.task,
+                    source=source,
+                    began=one.began,
+                    asked=one.asked,
+                    place=one.place,
+                )
+        for became in accepted:
+            self._changed(became.run_id)
 
     async def import_resource(self, project: Project, wanted: Submission, resource: Resource) -> UUID | None:
         """Accept the run of a Run resource, idempotently on the resource's UID. Bad input ends it, visibly.
@@ -211,8 +324,8 @@ class SubmissionService:
                 version = await self._version(connection, project_id, project, wanted, snapshot)
                 if version is None:
                     why = TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
-            run = _new_run(run_id, project_id, wanted, version, Value(text=text), resource=resource, why=why)
-            if not await runs.insert(connection, run):
+            run = _new_run(run_id, wanted, version, Value(text=text), resource=resource, why=why)
+            if not await intake.insert(connection, project_id, [run]):
                 return None
             if refused is not None:
                 locked = await runs.lock(connection, run_id)
@@ -236,7 +349,8 @@ class SubmissionService:
         """Take the key for a new run, or return the run that has it."""
         if wanted.idempotency_key is None:
             return None
-        return await handles.take_key(connection, project_id, wanted.task, wanted.idempotency_key, run_id)
+        key = (wanted.task, wanted.idempotency_key)
+        return (await handles.take_keys(connection, project_id, {key: run_id})).get(key)
 
     async def _earlier(
         self, connection: Connection, project_id: int, wanted: Submission, resource: Resource, run_id: UUID | None
@@ -339,19 +453,24 @@ class SubmissionService:
             raise NamespaceForbiddenError(project.namespace)
 
 
+def _checked(wanted: Submission, snapshot: TaskSnapshot) -> bytes:
+    data = payloads.encoded(wanted.payload, limit=BODY_LIMIT)
+    payloads.check(wanted.payload, snapshot.payload_schema, field=f"{wanted.at}payload")
+    return data
+
+
 def _new_run(
     run_id: UUID,
-    project_id: int,
     wanted: Submission,
     version: Version | None,
     payload: Value,
     *,
     resource: Resource | None = None,
     why: WindlassError | None = None,
+    lineage: Lineage | None = None,
 ) -> NewRun:
     return NewRun(
         id=run_id,
-        project_id=project_id,
         task=wanted.task,
         version=version,
         wanted_version=wanted.version,
@@ -364,4 +483,5 @@ def _new_run(
         resource_uid=resource.uid if resource else None,
         resource_name=resource.name if resource else None,
         resource_hash=resource.spec_hash if resource else None,
+        lineage=lineage,
     )

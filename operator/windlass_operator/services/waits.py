@@ -97,7 +97,7 @@ class WaitService:
             total = await waits.count(connection, run.id)
             if total == 0:
                 raise InvalidRequestError("The run has begun none of these waits.", field="waits")
-            await waits.group(connection, run.id, request.groups)
+            await waits.group(connection, run.id, request.groups, request.together)
             first = await waits.of_run(connection, run.id, limit=_SHOWN)
             reason, message = explain([Blocked(w.kind, w.due_at, w.target) for w in first], total)
             # Its code would clean up with the next heartbeat; there is nothing left of it but waits.

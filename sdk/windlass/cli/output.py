@@ -78,7 +78,7 @@ def show_runs(runs: list[dict[str, Any]], form: str) -> None:
 
 def columns(form: str) -> list[str]:
     """Return the headings of a list."""
-    wide = ["NAME", "VERSION", "POD", "DURATION", "TAGS"] if form == Form.wide else []
+    wide = ["NAME", "VERSION", "POD", "DURATION", "PARENT", "TAGS"] if form == Form.wide else []
     return ["ID", "TASK", "STATE", "ATTEMPT", "REASON", "AGE", *wide]
 
 
@@ -88,8 +88,29 @@ def row(run: dict[str, Any], form: str) -> list[str]:
     if form == Form.wide:
         tags = ",".join(run.get("tags") or ())
         cells += [run.get("name") or "", str(run.get("version") or ""), run.get("podName") or ""]
-        cells += [run.get("duration") or "", tags]
+        cells += [run.get("duration") or "", run.get("parentId") or "", tags]
     return cells
+
+
+def show_tree(nodes: list[dict[str, Any]]) -> None:
+    """Print a run and what it has led to, each under the one that has started it."""
+    below: dict[str | None, list[dict[str, Any]]] = {}
+    for node in nodes[1:]:
+        below.setdefault(node["parentId"], []).append(node)
+    rows: list[list[str]] = []
+    stack = [(nodes[0], "", "")]
+    while stack:
+        node, before, under = stack.pop()
+        text = f"{before}{node['task']}{' (detached)' if node['detached'] else ''}"
+        times = {"startedAt": node["startedAt"], "finishedAt": node["finishedAt"]}
+        rows.append(
+            [text, node["id"], node["state"], str(node["attempt"]), node["reason"] or "", took(times), age(node)]
+        )
+        children = below.get(node["id"], [])
+        for at in range(len(children) - 1, -1, -1):  # the first comes off the stack first
+            last = at == len(children) - 1
+            stack.append((children[at], f"{under}{'└─' if last else '├─'} ", f"{under}{'   ' if last else '│  '}"))
+    write(table(["TASK", "ID", "STATE", "ATTEMPT", "REASON", "TOOK", "AGE"], rows))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -150,6 +171,7 @@ def describe(run: dict[str, Any], details: Details) -> str:
         ("Run", "id"),
         ("Name", "name"),
         ("Task", "task"),
+        ("Parent", "parentId"),
         ("State", "state"),
         ("Reason", "reason"),
         ("Message", "message"),

@@ -1,4 +1,4 @@
-"""``windlass runs``: list, get, logs, cancel, resume."""
+"""``windlass runs``: list, get, tree, logs, cancel, resume."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -64,6 +64,14 @@ Examples:
   # With an earlier version of it
   windlass runs resume order-1 --version 3
 """
+_TREE: Final = """
+\b
+Examples:
+  # A run and all that it has led to
+  windlass runs tree order-1
+  # What has failed in it
+  windlass runs tree order-1 -o json | jq '.[] | select(.state == "Failed")'
+"""
 
 _output: Final = click.option(
     "--output", "-o", "form", type=click.Choice([*Form]), default=Form.table, help="How to print it. Default: table."
@@ -78,6 +86,7 @@ def runs() -> None:
 
 @runs.command("list", epilog=_EXAMPLES)
 @click.option("--task", metavar="NAME", help="Of this Task.", shell_complete=completion.tasks)
+@click.option("--parent", metavar="ID", help="Started by the code of this run.")
 @click.option(
     "--state",
     multiple=True,
@@ -196,6 +205,36 @@ def _end(run: dict[str, Any]) -> None:
     """Who waits for the end gets an exit code that tells it."""
     if run.get("state") in FINAL_STATES and run["state"] != "Succeeded":
         raise click.exceptions.Exit(RUN_FAILED)
+
+
+@runs.command("tree", epilog=_TREE)
+@run_argument
+@click.option(
+    "--output",
+    "-o",
+    "form",
+    type=click.Choice(["table", "json", "yaml", "name"]),
+    default="table",
+    help="How to print it.",
+)
+@reaches_api
+def tree(access: Access, run: str, form: str) -> None:
+    """Show a run with the runs that its code has started, and theirs.
+
+    RUN is its id, or the name of its Run resource.
+    """
+    found = access.client().tree(run)
+    nodes = found["items"]
+    if form in (Form.json, Form.yaml):
+        output.show_data(nodes, form)
+    elif form == Form.name:
+        output.write("".join(f"{node['id']}\n" for node in nodes))
+    else:
+        output.show_tree(nodes)
+    if found["truncated"]:
+        output.tell(
+            f"There are more than these {len(nodes)} runs; `windlass runs tree` of one of them shows what is below."
+        )
 
 
 @runs.command("logs", epilog=_LOGS)

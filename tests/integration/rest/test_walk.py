@@ -22,9 +22,11 @@ SECRET = {"/callbacks/v1/{token}"}
 
 PERMISSIONS = {
     "trigger": ("create", "runs"),
+    "trigger_batch": ("create", "runs"),
     "list_runs": ("list", "runs"),
     "get_run": ("get", "runs"),
     "get_payload": ("get", "runs"),
+    "get_tree": ("get", "runs"),
     "list_steps": ("get", "runs"),
     "list_attempts": ("get", "runs"),
     "get_attempt_pod": ("get", "runs/log"),
@@ -102,6 +104,7 @@ RUNTIME_BODIES = {
     "/logs": b'{"lines": [{"seq": 1, "stream": "stdout", "text": "x"}]}',
     "/checkpoint": b'{"n": 1, "state": 1}',
     "/extend": b'{"addedMs": 1}',
+    "/children": b'{"children": [{"key": "a", "name": "a", "argsHash": "", "task": "order"}]}',
     "/fail": b'{"failure": {"type": "a", "message": "b"}}',
 }
 
@@ -159,7 +162,16 @@ async def test_who_may_only_look_neither_starts_nor_cancels_nor_reads_logs(rest:
     for method, path, name in PUBLIC:
         if (await rest.call(method, _filled(path), token=VIEWER)).status == 403:
             refused.add(name)
-    assert refused == {"trigger", "cancel", "resume", "send_event", "list_logs", "get_attempt_pod", "decide_approval"}
+    assert refused == {
+        "trigger",
+        "trigger_batch",
+        "cancel",
+        "resume",
+        "send_event",
+        "list_logs",
+        "get_attempt_pod",
+        "decide_approval",
+    }
 
 
 SUFFIXES = (

@@ -30,7 +30,7 @@ def kubectl(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 
 
 def test_commands_options_and_states_complete() -> None:
-    assert _complete("runs", "") == ["cancel", "get", "list", "logs", "resume"]
+    assert _complete("runs", "") == ["cancel", "get", "list", "logs", "resume", "tree"]
     assert _complete("runs", "list", "--state", "t") == ["TimedOut"]
     assert _complete("runs", "list", "--fin") == ["--finished-since", "--finished-before"]
     assert _complete("runs", "get", "-o", "") == ["table", "wide", "json", "yaml", "name"]

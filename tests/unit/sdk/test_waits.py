@@ -290,10 +290,10 @@ def test_a_wait_that_is_over_while_another_branch_works_goes_on_in_the_same_proc
 def test_a_wait_that_ends_just_before_the_suspension_goes_on(history: History) -> None:
     plain = history.suspend
 
-    def suspend(waits: Any, groups: Any) -> protocol.SuspendAnswer:
+    def suspend(waits: Any, groups: Any, together: Any = ()) -> protocol.SuspendAnswer:
         if "sleep" in history.waits:
             history.end_wait("sleep")
-        return plain(waits, groups)
+        return plain(waits, groups, together)
 
     history.suspend = suspend  # type: ignore[method-assign]
 

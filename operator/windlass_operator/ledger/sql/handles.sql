@@ -1,15 +1,18 @@
--- name: take_key
+-- name: take_keys
 -- The key of a run that failed is free again. Asked the other way round (is there a run that has not?) the answer would be
--- wrong for a run that was committed while we waited for its key: this statement cannot see it.
+-- wrong for a run that was committed while we waited for its key: this statement cannot see it. In order of the keys, so
+-- two that take the same ones never wait for each other in a circle.
 INSERT INTO idempotency_key (project_id, task, key, run_id, expires_at)
-VALUES (%(project_id)s, %(task)s, %(key)s, %(run_id)s, ledger_now() + %(keep)s::interval)
+SELECT %(project_id)s, task, key, run_id, ledger_now() + %(keep)s::interval
+  FROM unnest(%(tasks)s::text[], %(keys)s::text[], %(run_ids)s::uuid[]) AS wanted (task, key, run_id) ORDER BY task, key
 ON CONFLICT (project_id, task, key) DO UPDATE SET run_id = excluded.run_id, expires_at = excluded.expires_at
   WHERE idempotency_key.expires_at <= ledger_now()
      OR EXISTS (SELECT 1 FROM run WHERE run.id = idempotency_key.run_id AND run.state IN ('Failed', 'TimedOut', 'Cancelled'))
-RETURNING run_id;
+RETURNING task, key;
 
--- name: holder
-SELECT run_id FROM idempotency_key WHERE project_id = %(project_id)s AND task = %(task)s AND key = %(key)s;
+-- name: holders
+SELECT k.task, k.key, k.run_id FROM unnest(%(tasks)s::text[], %(keys)s::text[]) AS wanted (task, key)
+  JOIN idempotency_key k ON k.project_id = %(project_id)s AND k.task = wanted.task AND k.key = wanted.key;
 
 -- name: forget_keys
 DELETE FROM idempotency_key WHERE (project_id, task, key) IN (

@@ -15,6 +15,9 @@ AND run.state = ANY(%(states)s)
 -- name: task
 AND run.task = %(task)s
 
+-- name: parent
+AND run.parent_id = %(parent)s
+
 -- name: tags
 AND run.tags <> '{}' AND run.tags @> %(tags)s::text[]
 

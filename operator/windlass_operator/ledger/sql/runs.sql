@@ -29,16 +29,6 @@ SELECT id, version, pod_key, spec FROM task_version
 -- NO KEY: two who have written rows of the project, and so hold its key, must not wait for each other here.
 SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 
--- name: insert_run
--- No row: a run with this resource UID exists already.
-INSERT INTO run (id, project_id, task, task_version_id, wanted_version, state, reason, message, payload, payload_sha256,
-                 payload_size, tags, traceparent, idempotency_key, held_since, deadline_at, resource_uid, resource_name, resource_hash)
-VALUES (%(id)s, %(project_id)s, %(task)s, %(task_version_id)s, %(wanted_version)s, 'Queued', %(reason)s, %(message)s,
-        %(payload)s, %(payload_sha256)s, %(payload_size)s, %(tags)s, %(traceparent)s, %(idempotency_key)s,
-        CASE WHEN %(task_version_id)s::bigint IS NULL THEN ledger_now() END,
-        ledger_now() + %(total_timeout)s::interval, %(resource_uid)s, %(resource_name)s, %(resource_hash)s)
-ON CONFLICT DO NOTHING RETURNING id;
-
 -- name: enqueue
 INSERT INTO queue_entry (run_id, pod_key, rank, available_at)
 SELECT run.id, v.pod_key, run.created_at, run.available_at

@@ -31,7 +31,8 @@ SELECT open.id, open.token_hash, open.run_id FROM open, (SELECT count(*) FROM sa
 
 -- name: finished_steps
 -- With the pauses between two tries of a step, also those that are not over: the step must not be tried before.
-SELECT key, name, args_hash, state, attempt, kind, durable, tries, result, result_sha256, result_size, error, place, code_id, replaced, started_at, finished_at, position
+SELECT key, name, args_hash, state, attempt, kind, durable, tries, child_id, result, result_sha256, result_size, error, place, code_id, replaced,
+       started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND (state = 'succeeded' OR (state = 'failed' AND durable) OR (state = 'waiting' AND kind = 'sleep' AND key LIKE '%%~try%%'))
    AND position > %(after)s ORDER BY position LIMIT %(limit)s;
 
@@ -40,7 +41,8 @@ SELECT key, name, state, error, started_at, finished_at FROM step
  WHERE run_id = %(run_id)s AND attempt = %(number)s ORDER BY position LIMIT %(limit)s;
 
 -- name: list_steps
-SELECT key, name, args_hash, state, attempt, kind, durable, tries, result, result_sha256, result_size, error, place, code_id, replaced, started_at, finished_at, position
+SELECT key, name, args_hash, state, attempt, kind, durable, tries, child_id, result, result_sha256, result_size, error, place, code_id, replaced,
+       started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND position > %(after)s ORDER BY position LIMIT %(limit)s;
 
 -- name: rerun_steps

@@ -26,7 +26,7 @@ SELECT open.run_id, open.project_id, (SELECT coalesce(array_agg(key), '{}') FROM
 
 -- name: over
 -- A checkpoint's row of those steps that wait no more.
-SELECT key, name, args_hash, state, attempt, kind, durable, tries, result, result_sha256, result_size, error, place, code_id,
+SELECT key, name, args_hash, state, attempt, kind, durable, tries, child_id, result, result_sha256, result_size, error, place, code_id,
        replaced, started_at, finished_at, position
   FROM step WHERE run_id = %(run_id)s AND key = ANY(%(keys)s) AND (state = 'succeeded' OR (state = 'failed' AND durable))
  ORDER BY position;

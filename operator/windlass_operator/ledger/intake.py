@@ -1,0 +1,92 @@
+"""New runs: however many, they are one statement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from windlass_operator.ledger import runs
+from windlass_operator.ledger.database import Connection
+from windlass_operator.ledger.queries import load
+from windlass_operator.ledger.runs import Value, Version
+
+_SQL: Final = load("intake")
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Which run has started a run."""
+
+    parent_id: UUID
+    root_id: UUID
+    """The run at the top, which nobody's code has started."""
+    depth: int
+    """Levels below that one, from 1."""
+    detached: bool = False
+    """It goes on when its parent is cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to be accepted."""
+
+    id: UUID
+    task: str
+    version: Version | None
+    """None: the Task is missing, and the run waits for it."""
+    payload: Value
+    wanted_version: int | None = None
+    tags: tuple[str, ...] = ()
+    traceparent: str | None = None
+    idempotency_key: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    resource_uid: str | None = None
+    resource_name: str | None = None
+    resource_hash: str | None = None
+    lineage: Lineage | None = None
+    """None: nobody's code has started it."""
+
+
+async def insert(connection: Connection, project_id: int, new: Sequence[NewRun]) -> set[UUID]:
+    """Accept runs of a project: their rows, their places in the queue and their first events.
+
+    Returns:
+        Those that were written: a run with the same id or of the same resource may exist already.
+    """
+    items = msgspec.json.encode([_item(run) for run in new]).decode()
+    cursor = await connection.execute(_SQL["insert_runs"], {"project_id": project_id, "items": items})
+    made = {row["id"] for row in await cursor.fetchall()}
+    shown = [run.id for run in new if run.resource_uid is not None and run.id in made]
+    if shown:
+        await runs.want_projection(connection, shown)
+    return made
+
+
+def _item(run: NewRun) -> dict[str, object]:
+    lineage, total = run.lineage, run.version.snapshot.total_timeout if run.version else None
+    item = {
+        "id": run.id,
+        "task": run.task,
+        "task_version_id": run.version.id if run.version else None,
+        "wanted_version": run.wanted_version,
+        "total_timeout": None if total is None else total.total_seconds(),
+        "reason": run.reason,
+        "message": run.message,
+        "payload": run.payload.text,
+        "sha256": run.payload.sha256,
+        "size": run.payload.size,
+        "tags": run.tags,
+        "traceparent": run.traceparent,
+        "idempotency_key": run.idempotency_key,
+        "resource_uid": run.resource_uid,
+        "resource_name": run.resource_name,
+        "resource_hash": run.resource_hash,
+        "parent_id": lineage.parent_id if lineage else None,
+        "root_id": lineage.root_id if lineage else None,
+        "depth": lineage.depth if lineage else 0,
+        "detached": lineage is not None and lineage.detached,
+    }
+    return {name: value for name, value in item.items() if value is not None}
