@@ -163,9 +163,8 @@ def _only_a_wait(task: Any) -> "Pending | None":
     branch = branches.of_task(task)
     if code is None or branch is None or not code.co_filename.startswith(_OURS):
         return None
-    if branch.waiting is None or branch.waiting.in_step:
-        return None
-    return branch.waiting.each[0] if len(branch.waiting.each) == 1 else None
+    waits = branch.waiting.each if branch.waiting is not None else ()
+    return waits[0] if len(waits) == 1 and not waits[0].in_step else None
 
 
 def _innermost(coroutine: Any) -> Any:
