@@ -234,6 +234,32 @@ async def test_a_wait_that_begins_while_an_event_is_sent_gets_it(world: World, l
         assert await came(world, run_id, "wait_for_event") == [1]
 
 
+async def test_an_event_for_more_runs_than_are_locked_at_once_reaches_them_all(world: World) -> None:
+    await a_run(world)
+    for statement in (
+        (
+            "INSERT INTO run (id, project_id, task, task_version_id, state) SELECT gen_random_uuid(), project_id, task,"
+            " task_version_id, 'Waiting' FROM run, generate_series(1, 450)"
+        ),
+        (
+            "INSERT INTO step (run_id, key, name, args_hash, state, kind, attempt, started_at)"
+            " SELECT id, 'w', 'w', 'a', 'waiting', 'event', 1, now() FROM run WHERE state = 'Waiting'"
+        ),
+        (
+            "INSERT INTO wait (run_id, key, project_id, kind, target, detail)"
+            " SELECT id, 'w', project_id, 'event', 'paid', '{}' FROM run WHERE state = 'Waiting'"
+        ),
+    ):
+        await world.database.fetch(statement)
+    await send(world, 1)
+    await world.events.deliver_due()  # a slow machine's sender may have left some
+    assert await rows(world, "wait") == []
+    assert len(await rows(world, "event_taken")) == 450
+    assert await world.database.fetch("SELECT DISTINCT state, result IS NULL AS empty FROM step") == [
+        {"state": "succeeded", "empty": False}
+    ]
+
+
 async def test_a_timeout_and_an_event_at_the_same_moment_end_a_wait_once(
     world: World, clock: Clock, ledger_uri: str
 ) -> None:

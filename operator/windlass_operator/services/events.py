@@ -220,6 +220,8 @@ class EventService:
                 wanted = {want.run_id for want in map(_Want, page) if any(map(want.takes, offered))}
                 if wanted:
                     whole = await self._give(project_id, name, offered, sorted(wanted), skip_locked) and whole
+                if len(page) < RUNS_AT_ONCE:
+                    break
                 if until is not None and time.monotonic() > until:
                     return False
             if not whole:

@@ -215,6 +215,8 @@ class TokenService:
             whole = whole and (not skip_locked or {run_id for run_id, _ in page} == set(changed))
             for run_id in changed:
                 self._changed(run_id)
+            if len(page) < RUNS_AT_ONCE:
+                break
         if whole:
             await tokens.mark_delivered(self._database, token_id)
 
