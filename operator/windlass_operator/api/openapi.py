@@ -12,7 +12,7 @@ SUMMARY: Final = "Durable background tasks for Kubernetes."
 DESCRIPTION: Final = (
     "Trigger runs of Tasks, wait for their results, and see what happened to them.\n\n"
     "Send a Kubernetes token of audience `windlass`: `kubectl create token SERVICEACCOUNT --audience=windlass`. What "
-    "it may do is what RBAC grants on `runs.windlass.dev` and `approvals.windlass.dev` in the namespace of the path. "
+    "it may do is what RBAC grants on `runs`, `approvals` and `events` of `windlass.dev` in the namespace of the path. "
     "Every refusal has the same body: `code`, `message`, and where they help `field` and `hint`. After a 503, "
     "repeat the request."
 )
