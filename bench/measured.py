@@ -18,6 +18,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def fine_cpu_seconds(pid: int) -> float:
+    """Return the same to a nanosecond instead of 10 ms, of the threads that live: for what does almost nothing."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 def memory_mb(pid: int) -> tuple[float, float]:
     """Return the proportional share of memory now, and the largest resident set so far, in MB."""
     now = _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
