@@ -5,11 +5,11 @@ a crowd of parallel steps shares a commit and a lone one waits for nobody. Synch
 saves it the way through the thread.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -20,6 +20,9 @@ from windlass.failures import failure_of
 from windlass.migration import History, migrated
 from windlass.places import Places, other_arguments, other_step
 from windlass.transport import Transport
+
+if TYPE_CHECKING:
+    import asyncio
 
 PAUSE: Final = "~try"
 """Between a step's key and the number of the try that a durable pause followed."""
@@ -85,21 +88,24 @@ class Running:
 
 
 class _Queued:
-    """A step that asynchronous code has ended: on its way to the ledger."""
+    """A step that asynchronous code has ended: on its way to the ledger. Made in the event loop that waits for it."""
 
     def __init__(self, step: protocol.Step, result: bytes | None) -> None:
+        import asyncio
+
         self.step = step
         self.result = result
-        self.future: Future[None] = Future()
-        self._awaited = True
-
-    def take(self) -> None:
-        """Nobody can cancel the future from here on. Whose waiter was cancelled before is saved all the same."""
-        self._awaited = self.future.set_running_or_notify_cancel()
+        self._loop = asyncio.get_running_loop()
+        # The loop's own: one of concurrent.futures, wrapped, costs a lone step twice the way back.
+        self.future: asyncio.Future[None] = self._loop.create_future()
 
     def settle(self, problem: BaseException | None) -> None:
-        """Tell whoever waits."""
-        if not self._awaited:
+        """Tell whoever waits, from another thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._tell, problem)
+
+    def _tell(self, problem: BaseException | None) -> None:
+        if self.future.done():  # whoever waited was cancelled; the step is saved all the same
             return
         if problem is None:
             self.future.set_result(None)
@@ -271,11 +277,13 @@ class Checkpoints:
             raise problem
         return step
 
-    def finish_soon(self, running: Running, result: bytes) -> "Future[None]":
+    def finish_soon(self, running: Running, result: bytes) -> "asyncio.Future[None]":
         """Save a result from asynchronous code; it is durable when the future is done. Errors are those of finish."""
         return self._enqueue(running, _Queued(running.as_step("succeeded"), result))
 
-    def fail_soon(self, running: Running, failure: protocol.Failure, *, durable: bool = False) -> "Future[None]":
+    def fail_soon(
+        self, running: Running, failure: protocol.Failure, *, durable: bool = False
+    ) -> "asyncio.Future[None]":
         """Record from asynchronous code that a step's body failed; what is cancelled does not wait for the future."""
         return self._enqueue(running, _Queued(running.failed(failure, durable=durable), None))
 
@@ -310,7 +318,7 @@ class Checkpoints:
         if running.branch is not None and running.kind == "step":
             running.branch.unsettle()
 
-    def _enqueue(self, running: Running, queued: _Queued) -> "Future[None]":
+    def _enqueue(self, running: Running, queued: _Queued) -> "asyncio.Future[None]":
         self._ended(running)
         with self._wake:
             self._queue.append(queued)
@@ -346,8 +354,6 @@ class Checkpoints:
                 queue, self._queue = self._queue, []
                 if self.closed and not queue:
                     return
-            for queued in queue:
-                queued.take()
             self._send(queue)
 
     def _send(self, queue: list[_Queued]) -> None:

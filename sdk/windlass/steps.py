@@ -192,15 +192,17 @@ class Step(Generic[P, R]):
             failure = failure_of(error, running.key, durable=durable)
             failed = attempt.failed.add(running.key, error)
             saved = attempt.checkpoints.fail_soon(running, failure, durable=durable)
-            if isinstance(error, Exception):  # what is cancelled, by a timeout for example, may not wait
-                await asyncio.wrap_future(saved)
+            if isinstance(error, Exception):
+                await saved
+            else:  # what is cancelled, by a timeout for example, may not wait
+                saved.cancel()
             failed.raised()
             raise
         finally:
             if leave_span is not None:
                 leave_span()
         try:
-            await asyncio.wrap_future(attempt.checkpoints.finish_soon(running, data))
+            await attempt.checkpoints.finish_soon(running, data)
         except Exception as error:  # nothing keeps so large a result
             attempt.failed.add(running.key, error).raised()
             raise

@@ -154,7 +154,7 @@ class Pending:
         except BaseException:
             checkpoints.forget(running)
             raise
-        await asyncio.wrap_future(checkpoints.finish_soon(running, b"null"))
+        await checkpoints.finish_soon(running, b"null")
 
     def in_process_sync(self, seconds: float) -> None:
         """Do the same in synchronous code."""

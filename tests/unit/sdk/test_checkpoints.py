@@ -1,6 +1,8 @@
 """How results reach the ledger: who shares a request, who waits for whom, and what a fault of one costs the others."""
 
 import asyncio
+import contextlib
+import gc
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -136,6 +138,31 @@ def test_a_step_that_a_timeout_cancels_is_recorded_as_failed() -> None:
     assert history.value(main) == "late"
     error = history.steps["hang"].error
     assert (history.steps["hang"].state, error and error.type) == ("failed", "CancelledError")
+
+
+def test_what_becomes_of_a_step_that_nobody_waits_for_is_not_complained_about(caplog: pytest.LogCaptureFixture) -> None:
+    refused = threading.Event()
+
+    class Refusing(Recorded):
+        def save_steps(self, steps: Sequence[protocol.Step]) -> None:
+            refused.set()
+            raise ProtocolError("RequestInvalid", "no")
+
+    @step
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    @task
+    async def main() -> str:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await hang()
+        await eventually(lambda: asyncio.sleep(0, refused.is_set()))
+        return "went on"
+
+    assert Refusing().value(main) == "went on"
+    gc.collect()
+    assert caplog.records == []
 
 
 class Small(Recorded):
