@@ -192,10 +192,9 @@ class Step(Generic[P, R]):
             failure = failure_of(error, running.key, durable=durable)
             failed = attempt.failed.add(running.key, error)
             saved = attempt.checkpoints.fail_soon(running, failure, durable=durable)
-            if isinstance(error, Exception):
+            if isinstance(error, Exception):  # what is cancelled, by a timeout for example, may not wait
                 await saved
-            else:  # what is cancelled, by a timeout for example, may not wait
-                saved.cancel()
+            saved.cancel()  # where nobody has waited, nobody is to hear of it
             failed.raised()
             raise
         finally:
