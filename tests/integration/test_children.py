@@ -1,11 +1,13 @@
 """Runs that start runs, with the real runner: the parent's process ends and dies, and each child runs once."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from uuid import UUID
 
 from tests.support.eventually import eventually
-from tests.support.runner import code, ended, logs_of, run_once, runner, said
+from tests.support.runner import code, ended, logs_of, run_once, runner
 from tests.support.world import World
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_runner import exit_codes
@@ -81,11 +83,11 @@ async def test_a_parent_that_is_killed_between_its_calls_starts_no_child_twice(w
     run_id = await submit(
         world,
         """
-import os, signal, time
+import os, time
 @task
 def main():
     first = part.trigger_sync(1)
-    print("first")
+    print(os.getppid(), os.getpid())
     while current_run().attempt == 1:
         time.sleep(0.05)
     try:
@@ -95,9 +97,11 @@ def main():
 """,
     )
     async with runner(world, url) as process:
-        await said(world, run_id, "first")
+        [pids] = await eventually(lambda: logs_of(world, run_id), lambda lines: len(lines) == 1)
         process.kill()
         await ended(process)
+    for pid in pids.split():  # a pod's end takes them down with process 1
+        os.kill(int(pid), signal.SIGKILL)
     world.cluster.pods.popitem()
     [first] = await children_of(world, run_id)
     [attempt] = await world.runs.attempts(run_id)
