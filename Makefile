@@ -48,6 +48,8 @@ types: setup ## mypy, strict.
 	$(BIN)/mypy
 
 PYTEST := $(BIN)/python -m pytest
+# Workers of the suites that take long. Each has a PostgreSQL of its own.
+AT_ONCE ?= 2
 
 .PHONY: unit
 unit: setup ## Rules, models, SDK and runner parts: no services.
@@ -116,7 +118,7 @@ demo: setup images ## The main job, from nothing: cluster, images, Helm, a run w
 
 .PHONY: integration
 integration: setup postgres compiler ## The real runner against the real API and a real ledger; the object store's contract.
-	$(PYTEST) tests/integration tests/contracts
+	$(PYTEST) tests/integration tests/contracts -n $(AT_ONCE)
 
 .PHONY: cluster-test
 cluster-test: setup cluster-up ## The one-node cluster itself: it comes back from whatever ends it.

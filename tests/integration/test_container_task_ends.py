@@ -6,6 +6,7 @@ The kubelet's part is played by signals: SIGTERM to the shim is the end of the m
 import asyncio
 import json
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -178,7 +179,8 @@ async def _ended(pod: ContainerPod) -> None:
             children = file.read().split()
         states = []
         for child in children:
-            with open(f"/proc/{child}/stat") as file:  # noqa: ASYNC230, PTH123 - the kernel's
+            # Between the two looks it may have been reaped.
+            with suppress(FileNotFoundError), open(f"/proc/{child}/stat") as file:  # noqa: ASYNC230, PTH123 - the kernel's
                 states.append(file.read().rpartition(")")[2].split()[0])
         return [state for state in states if state != "Z"]
 

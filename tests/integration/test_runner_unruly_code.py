@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from contextlib import suppress
 from datetime import timedelta
@@ -151,7 +152,12 @@ def main():
     [
         ("import os\nprint('importing')\nos._exit(9)\n", "Failed", "ended with exit code 9 while it imported"),
         ("import os\nprint('importing')\nos.kill(os.getpid(), 11)\n", "Failed", "was ended by SIGSEGV while it"),
-        ("import os\nprint('importing')\nos.closerange(3, 99)\n", "Failed", "was ended by SIGKILL while it imported"),
+        # Process 1 ends it, or it finds that nobody hears it any more, whichever comes first.
+        (
+            "import os\nprint('importing')\nos.closerange(3, 99)\n",
+            "Failed",
+            "(was ended by SIGKILL|ended with exit code 1) while",
+        ),
     ],
 )
 async def test_a_module_that_ends_the_process_when_imported_is_named(
@@ -161,7 +167,7 @@ async def test_a_module_that_ends_the_process_when_imported_is_named(
     assert (await run_once(world, url, **env))[0] == exit_codes.USER_FAILURE
     row = await world.get(run_id)
     assert row["state"] == state
-    assert says in row["message"]
+    assert re.search(says, row["message"])
 
 
 async def test_what_a_module_prints_while_it_is_imported_is_in_the_runs_log_once(
