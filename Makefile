@@ -50,6 +50,7 @@ types: setup ## mypy, strict.
 PYTEST := $(BIN)/python -m pytest
 # Workers of the suites that take long. Each has a PostgreSQL of its own.
 AT_ONCE ?= 2
+E2E_AT_ONCE ?= 3
 
 .PHONY: unit
 unit: setup ## Rules, models, SDK and runner parts: no services.
@@ -125,9 +126,11 @@ cluster-test: setup cluster-up ## The one-node cluster itself: it comes back fro
 	@if [ "$$WINDLASS_CLUSTER" = existing ]; then echo "cluster-test: NOT RUN. The cluster is somebody else's."; \
 	  else $(PYTEST) e2e/cluster --timeout 300; fi
 
+# Scenarios wait more than they compute, so a few run side by side; those that disturb others run afterwards, alone.
 .PHONY: e2e
 e2e: setup images ## What users do, on a real cluster.
-	$(PYTEST) e2e/scenarios --timeout 300
+	$(PYTEST) e2e/scenarios --timeout 300 -m "not alone" -n $(E2E_AT_ONCE) --dist loadfile; first=$$?; \
+	  WINDLASS_E2E_INSTALLED=1 $(PYTEST) e2e/scenarios --timeout 300 -m alone && exit $$first
 
 .PHONY: test
 test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, cluster, e2e.

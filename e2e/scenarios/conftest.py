@@ -1,5 +1,11 @@
-"""The release under test, and a namespace for each test."""
+"""The release under test, and a namespace for each test.
 
+Scenarios run side by side, a few at a time, each in a namespace of its own. One that restarts a part of the release or
+of the node, or installs it anew, would disturb the others: it is marked ``alone``, and ``make e2e`` runs it afterwards.
+"""
+
+import fcntl
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,10 +13,27 @@ import pytest
 from e2e import demo
 from e2e.support import SYSTEM, Space, kubectl, space
 
+INSTALLED = "WINDLASS_E2E_INSTALLED"
+"""Set to anything: the release of this checkout is installed already, as by the first half of ``make e2e``."""
+
 
 @pytest.fixture(scope="session")
-def release() -> None:
-    """Install the release from this checkout."""
+def release(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Install the release from this checkout, once for all workers."""
+    if os.environ.get(INSTALLED):
+        return
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        _install()
+        return
+    done = tmp_path_factory.getbasetemp().parent / "release"  # the folder that the workers share
+    with done.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not done.stat().st_size:
+            _install()
+            file.write("installed")
+
+
+def _install() -> None:
     demo.install()
     selector = "app.kubernetes.io/component in (operator,api)"
     before = kubectl("get", "pods", "-n", SYSTEM, "-l", selector, "-o", "name").split()

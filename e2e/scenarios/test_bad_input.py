@@ -170,6 +170,7 @@ def test_junk_in_annotations_labels_and_statuses_keeps_nobody_from_running(ns: S
     assert (ready["version"], ready["conditions"][0]["status"]) == (1, "True")
 
 
+@pytest.mark.alone
 def test_a_run_that_a_restored_older_ledger_does_not_know_is_not_run_again(ns: Space) -> None:
     ns.apply(a_task("hello", COUNTED) + "---\n" + a_run("known", "hello"))
     ns.wait("known", state="Succeeded")

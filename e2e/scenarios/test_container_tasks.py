@@ -119,7 +119,7 @@ def test_the_example_survives_its_pod_without_charging_twice(ns: Space) -> None:
     kubectl("delete", "pod", ns.status("parcel-1")["podName"], "-n", ns.name, "--force", "--grace-period=0")
     status = ns.wait("parcel-1", state="Succeeded")
     assert status["result"] == {"receipt": {"charged": 7}, "parcel": "parcel-7"}
-    assert status["steps"] == {"succeeded": 2, "failed": 0, "running": 0}
+    assert status["steps"] == {"succeeded": 2, "failed": 0, "running": 0, "waiting": 0}
     assert ns.windlass("runs", "logs", "parcel-1").stdout.count("charging 7") == 1
 
 

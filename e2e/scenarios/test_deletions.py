@@ -124,6 +124,7 @@ def test_a_run_deleted_while_it_runs_is_cancelled_and_its_pod_goes(ns: Space) ->
     assert "Its Run resource was deleted." in ns.windlass("runs", "get", status["runId"]).stdout
 
 
+@pytest.mark.alone
 def test_namespaces_deleted_with_many_runs_in_flight_go_within_a_minute_and_leave_nothing_behind(ns: Space) -> None:
     with space() as watched, space() as unwatched:
         fill(watched)

@@ -109,6 +109,7 @@ def test_a_second_run_with_the_key_is_a_handle_on_the_first(ns: Space) -> None:
     assert len(ns.windlass("runs", "list", "-o", "name").stdout.split()) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(os.environ.get("WINDLASS_CLUSTER") == "existing", reason="the node is somebody else's")
 def test_a_runner_that_falls_silent_on_a_node_that_does_too_costs_a_lease_and_no_attempt(ns: Space) -> None:
     ns.apply(a_task("slow", SLOW.replace("sleep(5 ", "sleep(600 ")) + "---\n" + a_run("orphan", "slow"))

@@ -18,6 +18,7 @@ def test_helm_test_passes() -> None:
     assert "Phase:          Succeeded" in run("helm", "test", "windlass", "-n", SYSTEM).stdout
 
 
+@pytest.mark.alone
 def test_an_operator_that_is_replaced_ends_well_and_hands_the_lead_over_at_once(ns: Space) -> None:
     """A standby waits for nothing, and the leader gives the Lease back: the next one need not wait for it to expire."""
     kubectl("scale", "deploy/windlass-operator", "--replicas=2", "-n", SYSTEM)
@@ -51,6 +52,7 @@ def restricted(ns: Space) -> Iterator[Space]:
         demo.install()
 
 
+@pytest.mark.alone
 def test_an_installation_for_listed_namespaces_serves_them_and_may_see_no_other(restricted: Space) -> None:
     with space() as other:
         for each in (restricted, other):

@@ -27,6 +27,7 @@ def restarts() -> list[int]:
     return [container["restartCount"] for pod in pods["items"] for container in pod["status"]["containerStatuses"]]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("levels", ["[" * 9_900 + "]" * 9_900, '{"a":' * 900 + "1" + "}" * 900], ids=["lists", "maps"])
 def test_a_run_of_many_levels_fails_in_words_and_the_operator_serves_the_others(ns: Space, levels: str) -> None:
     before = restarts()

@@ -9,7 +9,7 @@ import pytest
 
 from e2e.support import SLOW, SYSTEM, Space, a_run, a_task, kubectl, run
 
-pytestmark = pytest.mark.usefixtures("release")
+pytestmark = [pytest.mark.usefixtures("release"), pytest.mark.alone]
 
 LARGE = """
 @step
@@ -64,7 +64,7 @@ def test_while_the_object_store_is_away_a_large_result_waits_for_it(ns: Space) -
     os.kill(server, signal.SIGSTOP)
     try:
         ns.apply(a_task("large", LARGE) + "---\n" + a_run("large", "large"))
-        ns.wait("large", steps={"succeeded": 1, "failed": 0, "running": 0})
+        ns.wait("large", steps={"succeeded": 1, "failed": 0, "running": 0, "waiting": 0})
         assert run("kubectl", "wait", "--for=condition=Finished", "runs.windlass.dev/large", "-n", ns.name,
                    "--timeout=5s", check=False).returncode != 0  # fmt: skip
     finally:

@@ -51,6 +51,7 @@ def test_a_waiting_run_is_cancelled_at_once(ns: Space) -> None:
     assert ns.wait("sleeper", state="Cancelled")["attempt"] == 1
 
 
+@pytest.mark.alone
 def test_timers_ring_within_a_second_while_one_of_two_replicas_is_killed(ns: Space) -> None:
     kubectl("scale", "deploy/windlass-api", "-n", SYSTEM, "--replicas=2")
     kubectl("rollout", "status", "deploy/windlass-api", "-n", SYSTEM, "--timeout=60s")
