@@ -53,11 +53,13 @@ def watched(ns: Space, name: str, states: list[str]) -> Iterator[None]:
     command = ["kubectl", "get", "runs.windlass.dev", name, "-n", ns.name, "--watch", show]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as watch:
         try:
+            assert watch.stdout is not None
+            first = watch.stdout.readline()  # what is done before the watch has begun is not seen by it
             yield
         finally:
             watch.terminate()
             said, _ = watch.communicate(timeout=20)
-            states += list(dict.fromkeys(said.split()))
+            states += list(dict.fromkeys([*first.split(), *said.split()]))
 
 
 def test_a_cancelled_run_undoes_its_finished_steps_in_reverse_order(ns: Space) -> None:

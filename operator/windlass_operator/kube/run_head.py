@@ -45,7 +45,7 @@ def see_run(text: bytes | msgspec.Raw) -> RunSeen:
 
     try:
         head = _decoder.decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return _see_whole(body())
     meta = head.metadata
     return RunSeen(meta.uid, meta.generation, head.run_id, meta.deletion_timestamp is not None, body)

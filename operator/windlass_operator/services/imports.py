@@ -208,6 +208,9 @@ class ImportService:
         for row in missing.values():
             await self._gone(row["resource_uid"], row["resource_name"], row["namespace"])
 
+    async def _observe_seen(self, run: RunSeen) -> None:
+        await self.observe(run.body())  # read here: one that cannot be is the problem of this run alone
+
     async def _look_at(self, seen: Sequence[RunSeen]) -> None:
         """Observe resources together. One junk object does not keep the others from being looked at.
 
@@ -216,7 +219,7 @@ class ImportService:
         """
         _SEEN_BY_RESYNC.inc(len(seen))
         news = await self._with_news(seen)
-        found = await asyncio.gather(*(self.observe(run.body()) for run in news), return_exceptions=True)
+        found = await asyncio.gather(*(self._observe_seen(run) for run in news), return_exceptions=True)
         for run, error in zip(news, found, strict=True):
             if isinstance(error, LedgerUnavailableError) or (error and not isinstance(error, Exception)):
                 raise error

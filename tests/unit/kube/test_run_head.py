@@ -62,3 +62,10 @@ def test_an_object_that_is_too_deep_is_cut_and_hides_no_other() -> None:
 def test_a_proxys_page_is_no_answer() -> None:
     with pytest.raises(KubeUnavailableError):
         items_of(b"<html>")
+
+
+def test_a_run_of_many_levels_is_read_as_a_whole_and_keeps_nobody_else_from_being_looked_at() -> None:
+    deep = b"[" * 10_000 + b"]" * 10_000
+    seen = see_run(b'{"metadata": {"uid": "u", "generation": 1}, "spec": {"payload": ' + deep + b"}}")
+    assert (seen.uid, seen.generation) == ("u", -1)
+    assert seen.body()["metadata"] == {"uid": "u", "generation": 1}
