@@ -1,6 +1,8 @@
 """Runs that wait, with the real runner: the process ends, nothing of the code is undone, and another one goes on."""
 
 import json
+import os
+import signal
 from uuid import UUID
 
 import pytest
@@ -113,10 +115,11 @@ async def main():
 
 async def test_a_runner_that_dies_beside_a_wait_leaves_the_wait_its_time(world: World, url: str) -> None:
     body = """
-import asyncio
+import asyncio, os
 @task
 async def main():
     if current_run().attempt == 1:
+        print(os.getppid(), os.getpid())
         await gather(sleep("24h"), asyncio.sleep(100))
     await sleep("24h")
     return "done"
@@ -124,8 +127,11 @@ async def main():
     run_id = await world.submit(code(body))
     async with runner(world, url) as process:
         waits = await eventually(lambda: world.database.fetch("SELECT due_at FROM wait"), bool)
+        [pids] = await eventually(lambda: logs_of(world, run_id), lambda lines: len(lines) == 1)
         process.kill()
         await process.wait()
+    for pid in pids.split():  # a pod's end takes them down with process 1
+        os.kill(int(pid), signal.SIGKILL)
     (attempt,) = await world.runs.attempts(run_id)
     await world.attempts.lose(attempt["id"], reason="PodDeleted", message="gone")
     await run_once(world, url)
