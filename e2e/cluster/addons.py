@@ -15,10 +15,6 @@ _DNS_LABELS: Final = {"k8s-app": "kube-dns"}
 _COREFILE: Final = f"""\
 .:1053 {{
     errors
-    health :8080 {{
-        lameduck 0s
-    }}
-    ready :8181
     kubernetes {CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
         pods insecure
         ttl 5
@@ -78,7 +74,8 @@ def _dns_deployment() -> dict[str, Any]:
             {"name": "dns", "containerPort": 1053, "protocol": "UDP"},
             {"name": "dns-tcp", "containerPort": 1053, "protocol": "TCP"},
         ],
-        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1},
+        # No readiness probe: a kubelet that restarts holds a probed pod for not ready until it has probed it again, and
+        # for that second the Service has no endpoint. `up` asks for a name before it says that the cluster is up.
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

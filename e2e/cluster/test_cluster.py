@@ -130,7 +130,7 @@ def test_up_restarts_the_one_process_that_died(api: KubeApi) -> None:
 
     after = processes.alive()
     assert [name for name in before if after[name].pid != before[name].pid] == ["kubelet"]
-    run_pod(api, "after", "true")
+    run_pod(api, "after", "nslookup", "kubernetes.default.svc.cluster.local")
 
 
 @NEEDS_CLUSTER
