@@ -10,8 +10,8 @@ from bench.measured import quiet
 from tests.support.rest import FakeReviews, application
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
-from windlass_operator.processes import LOOK_FOR_TIMERS
 from windlass_operator.services.loops import Loop
+from windlass_operator.serving import LOOK_FOR_TIMERS
 
 
 async def main() -> None:

@@ -1,23 +1,19 @@
 """All wiring: which service gets which storage. One class for each kind of process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
 
 from windlass_operator import __version__, metrics
-from windlass_operator.blobs.s3 import S3BlobStore
 from windlass_operator.blobs.store import BlobMissingError, BlobStore
 from windlass_operator.config import Config
 from windlass_operator.domain.ids import content_hash
-from windlass_operator.kube.approvals import KubeApprovals
-from windlass_operator.kube.client import KubeClient
-from windlass_operator.kube.cluster import KubeCluster
-from windlass_operator.kube.manifests import RunnerSettings
+from windlass_operator.domain.pods import PodSeen
 from windlass_operator.kube.reading import see_pod
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
@@ -36,8 +32,9 @@ from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
 from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
-from windlass_operator.services.loops import Loop, each
+from windlass_operator.services.loops import Loop, each, end_if_cancelled
 from windlass_operator.services.namespaces import NamespaceService
+from windlass_operator.services.platform import Platform
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
@@ -83,27 +80,34 @@ class Signal:
 
 
 class Context:
-    """What every process has: ledger, Kubernetes, blobs, wake-ups and the services on them."""
+    """What every process has: ledger, platform, blobs, wake-ups and the services on them.
 
-    def __init__(self, config: Config, client: KubeClient, service: str = "windlass") -> None:
+    Args:
+        config: Of the installation.
+        platform: Where resources and pods are.
+        service: Name of this process in traces.
+        now: The ledger's time where a test moves it; None: the database's own clock.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        platform: Platform,
+        service: str = "windlass",
+        *,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
         self.config = config
-        self.client = client
-        self.database = Database(config.postgres_uri, size=config.pool_size)
-        identity = cast("Literal['secret', 'token']", config.runner_identity)
-        self.cluster = KubeCluster(
-            client,
-            RunnerSettings(api_url=config.api_url, identity=identity, runner_image=config.runner_image),
-            default_image=config.runner_image,
-            namespaces=config.namespaces,
-        )
+        self.platform = platform
+        self.database = Database(config.postgres_uri, size=config.pool_size, now=now)
+        self.cluster = platform.cluster
         self.changes = Changes()
         self.wakeups = Wakeups(config.postgres_uri, self._woken)
         self.changes.listen(self.wakeups.changed)
         self.work = Signal()
         self.changes.listen(lambda _: self.work.set())
-        store: BlobStore = S3BlobStore(config.s3) if config.s3 else LedgerBlobs(self.database, BlobMissingError)
-        self.store = store
-        self.blobs = BlobService(self.database, store)
+        self.store = _store(config, self.database)
+        self.blobs = BlobService(self.database, self.store)
         self.exporter = _exporter(config, service)
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
         self.attempts = AttemptService(self.database, self.changes, record)
@@ -145,16 +149,6 @@ class Context:
             record=record,
         )
 
-    @classmethod
-    async def connect(cls, config: Config, service: str) -> "Context":
-        """Return a context for the configured cluster and ledger. Nothing is asked of either yet.
-
-        Args:
-            config: Of the installation.
-            service: Name of this process in traces.
-        """
-        return cls(config, await KubeClient.connect(local_reviews=bool(config.namespaces)), service)
-
     def _woken(self, run_id: UUID | None) -> None:
         if run_id is not None:
             self.changes.wake(run_id)
@@ -171,7 +165,7 @@ class Context:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await self.database.close()
-            await self.client.close()
+            await self.platform.close()
             if self.exporter is not None:
                 await asyncio.to_thread(self.exporter.close)  # blocks while the receiver takes the last spans
 
@@ -194,6 +188,7 @@ class Context:
                 await self.attempts.serve_heartbeats()
             except Exception as error:  # Postgres is away: that is the gap which this records
                 log.warning("heartbeat service interrupted", error=str(error)[:200])
+            end_if_cancelled()
             await asyncio.sleep(_SERVE_EVERY)
 
 
@@ -221,7 +216,7 @@ class Operator:
         self._tasks = TaskService(database, cluster, context.submissions)
         self._approvals = ApprovalResourceService(
             database,
-            KubeApprovals(context.client, namespaces=context.config.namespaces),
+            context.platform.approvals,
             context.approvals,
             ttl=context.config.approval_ttl,
         )
@@ -289,7 +284,11 @@ class Operator:
 
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
-        await self._pods.observe(see_pod(body, deleted=deleted))
+        await self.observe_pod(see_pod(body, deleted=deleted))
+
+    async def observe_pod(self, seen: PodSeen) -> None:
+        """Take note of what a look at a runner pod showed."""
+        await self._pods.observe(seen)
 
     async def _project(self) -> timedelta | None:
         return timedelta(0) if await self._projection.project_due() else None
@@ -316,6 +315,14 @@ class Operator:
         # First: the Run resources that went with a namespace must not look like a fault of ours.
         await self._namespaces.end_runs()
         await each(self._imports.resync, self._pods.resync, self._approvals.resync)
+
+
+def _store(config: Config, database: Database) -> BlobStore:
+    if config.s3 is None:
+        return LedgerBlobs(database, BlobMissingError)
+    from windlass_operator.blobs.s3 import S3BlobStore  # late: its client takes long to import
+
+    return S3BlobStore(config.s3)
 
 
 def _exporter(config: Config, service: str) -> "Exporter | None":

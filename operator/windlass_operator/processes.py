@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from functools import partial
-from typing import Any, Final
+from typing import Literal, cast
 
 import kopf
 import structlog
@@ -15,123 +13,42 @@ import uvicorn
 from starlette.applications import Starlette
 
 from windlass_operator import __version__, metrics
-from windlass_operator.api.app import build, health_routes
-from windlass_operator.api.approvals import ApprovalRoutes
-from windlass_operator.api.auth import Authorizer
-from windlass_operator.api.callbacks import CallbackRoutes
-from windlass_operator.api.events import EventRoutes
-from windlass_operator.api.permits import Permits
-from windlass_operator.api.public import PublicRoutes
-from windlass_operator.api.runtime import RuntimeRoutes
+from windlass_operator.api.app import health_routes
 from windlass_operator.config import Config
 from windlass_operator.context import Context, Operator
 from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.handlers import watch
+from windlass_operator.kube.approvals import KubeApprovals
+from windlass_operator.kube.client import KubeClient
+from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.election import lead
+from windlass_operator.kube.manifests import RunnerSettings
 from windlass_operator.kube.permissions import LEASE_NAME
-from windlass_operator.services.loops import Loop, each
+from windlass_operator.services.platform import Platform
+from windlass_operator.serving import ReadyOnce, application, settings
 
 log = structlog.get_logger()
-
-_SWEEP_EVERY = timedelta(hours=6)
-"""An orphan costs room and nothing else, and a sweep lists the whole bucket."""
-
-
-LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
-"""A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
-
-
-_LOOK_FOR_LEFT_BEHIND: Final = timedelta(seconds=1)
-"""Who sends an event delivers it; this is for the events of a sender that ended before it had."""
-
-_FORGET_EVERY: Final = timedelta(hours=1)
-
-
-class ReadyOnce:
-    """Ready from the first answer of the ledger on.
-
-    Later outages do not change that: taken out of the Service, the API could not answer 503 with Retry-After, and
-    callers would see refused connections instead of a reason.
-    """
-
-    def __init__(self, check: Callable[[], Awaitable[None]]) -> None:
-        self._check = check
-        self._ready = False
-
-    async def __call__(self) -> None:
-        """Ask the ledger until it has answered once."""
-        if not self._ready:
-            await self._check()
-            self._ready = True
 
 
 async def serve_api(config: Config) -> None:
     """Serve the public API and the runners' protocol until a signal."""
-    context = await Context.connect(config, "windlass-api")
+    _, cluster, context = await _connect(config, "windlass-api")
     _prepare_metrics(config)
-    app = application(context)
-    await uvicorn.Server(_settings(app, config.port)).serve()
+    await uvicorn.Server(settings(application(context, cluster), config.port)).serve()
 
 
-def application(context: Context) -> Any:
-    """Return the ASGI application of a context."""
-    authorizer = Authorizer(context.cluster, namespaces=context.config.namespaces)
-    permits = Permits(authorizer, context.cluster)
-    approvals = ApprovalRoutes(permits, context.approvals)
-    public = PublicRoutes(
-        permits,
-        context.submissions,
-        context.runs,
-        context.blobs,
-        context.changes,
-        context.resumption,
+async def _connect(config: Config, service: str) -> tuple[KubeClient, KubeCluster, Context]:
+    """Return a context for the configured cluster and ledger. Nothing is asked of either yet."""
+    client = await KubeClient.connect(local_reviews=bool(config.namespaces))
+    identity = cast("Literal['secret', 'token']", config.runner_identity)
+    cluster = KubeCluster(
+        client,
+        RunnerSettings(api_url=config.api_url, identity=identity, runner_image=config.runner_image),
+        default_image=config.runner_image,
+        namespaces=config.namespaces,
     )
-    events = EventRoutes(permits, context.events)
-    runtime = RuntimeRoutes(
-        context.attempts,
-        context.steps,
-        context.waits,
-        context.progress,
-        context.children,
-        context.blobs,
-        context.work,
-        authorizer,
-        events=context.events,
-        tokens=context.tokens,
-    )
-
-    @asynccontextmanager
-    async def start() -> AsyncIterator[None]:
-        async with context.running():
-            sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
-            timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
-            deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_FOR_LEFT_BEHIND)
-            forgetting = Loop("event retention", partial(_forget, context), every=_FORGET_EVERY)
-            loops = [sweeper, timers, deliveries, forgetting, context.follow_endings()]
-            work = [context.serve_heartbeats(), *(loop.run() for loop in loops)]
-            tasks = [asyncio.create_task(part) for part in work]
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-
-    return build(
-        [public, approvals, events, CallbackRoutes(context.tokens)],
-        runtime,
-        ReadyOnce(context.database.check),
-        start=start,
-        version=__version__,
-    )
-
-
-async def _deliver(context: Context) -> None:
-    await each(context.events.deliver_due, context.tokens.deliver_due)
-
-
-async def _forget(context: Context) -> None:
-    await each(context.events.forget, context.tokens.forget)
+    platform = Platform(cluster, KubeApprovals(client, namespaces=config.namespaces), client.close)
+    return client, cluster, Context(config, platform, service)
 
 
 async def operate(config: Config) -> None:
@@ -140,7 +57,7 @@ async def operate(config: Config) -> None:
     Raises:
         LeadershipLostError: Another process leads; the container restarts and waits for its turn.
     """
-    context = await Context.connect(config, "windlass-operator")
+    client, _, context = await _connect(config, "windlass-operator")
     _prepare_metrics(config)
     stop, led = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -165,7 +82,7 @@ async def operate(config: Config) -> None:
     async with context.running(), _health(context, config.port):
         election = asyncio.create_task(
             lead(
-                context.client,
+                client,
                 namespace=config.release_namespace,
                 name=LEASE_NAME,
                 identity=config.pod_name,
@@ -211,7 +128,7 @@ async def _lead_ledger(context: Context) -> Operator:
 @asynccontextmanager
 async def _health(context: Context, port: int) -> AsyncIterator[None]:
     app = Starlette(routes=health_routes(ReadyOnce(context.database.check)))
-    server = uvicorn.Server(_settings(app, port))
+    server = uvicorn.Server(settings(app, port))
     setattr(server, "capture_signals", contextlib.nullcontext)  # noqa: B010 - the operator handles signals itself
     task = asyncio.create_task(server.serve())
     try:
@@ -219,16 +136,3 @@ async def _health(context: Context, port: int) -> AsyncIterator[None]:
     finally:
         server.should_exit = True
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _settings(app: Any, port: int) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host="0.0.0.0",  # noqa: S104 - a pod's own address
-        port=port,
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
-    )

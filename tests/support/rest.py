@@ -24,8 +24,8 @@ from windlass_operator.api.permits import Permits
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.domain.errors import WindlassError
+from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.domain.project import Project
-from windlass_operator.kube.client import TokenIdentity
 from windlass_operator.services.runs import Changes
 
 ALICE = "token-of-alice"

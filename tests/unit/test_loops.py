@@ -1,6 +1,7 @@
 """Loops go on, whatever happens to their work."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,22 @@ import pytest
 from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.services import loops
 from windlass_operator.services.loops import Loop, each
+
+
+async def test_a_loop_ends_although_its_work_has_swallowed_the_cancellation() -> None:
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(Loop("stubborn", work, every=timedelta(seconds=60)).run())
+    await began.wait()
+    task.cancel()
+    _, late = await asyncio.wait({task}, timeout=5)
+    assert not late
+    assert task.cancelled()
 
 
 @pytest.mark.parametrize("error", [LedgerUnavailableError("away"), RuntimeError("a fault")])

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 from windlass_operator.domain.errors import ForbiddenError, UnauthorizedError, WindlassError
+from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.domain.ids import token_hash
-from windlass_operator.kube.client import TokenIdentity
 from windlass_operator.resources.names import GROUP
 
 AUDIENCE: Final = "windlass"

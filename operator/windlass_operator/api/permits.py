@@ -10,8 +10,8 @@ from fastapi import Request
 from windlass_operator.api.auth import Authorizer
 from windlass_operator.api.runtime import bearer
 from windlass_operator.domain.errors import WindlassError
+from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.domain.project import Project
-from windlass_operator.kube.client import TokenIdentity
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -41,17 +41,21 @@ class Permits:
     Args:
         authorizer: Decides.
         namespaces: Finds projects.
+        token_of: Reads the token of a request.
     """
 
-    def __init__(self, authorizer: Authorizer, namespaces: Namespaces) -> None:
+    def __init__(
+        self, authorizer: Authorizer, namespaces: Namespaces, token_of: Callable[[Request], str] = bearer
+    ) -> None:
         self._authorizer = authorizer
         self._namespaces = namespaces
+        self._token_of = token_of
 
     def permit(self, verb: str, resource: str, subresource: str = "") -> Permit:
         """Return the dependency of a route that needs this permission in the namespace of its path."""
 
         async def permit(request: Request, namespace: str) -> None:
-            who = await self._authorizer.identify(bearer(request))
+            who = await self._authorizer.identify(self._token_of(request))
             if not _NAMESPACE.fullmatch(namespace):
                 raise NamespaceNotFoundError(namespace)
             await self._authorizer.require(who, verb, resource, namespace, subresource=subresource)

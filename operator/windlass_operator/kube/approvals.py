@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windlass_operator.domain.approvals import Approval, ApprovalNameTakenError
-from windlass_operator.kube.client import KubeClient
 from windlass_operator.kube.errors import AlreadyExistsError, KubeConflictError, KubeInvalidError
 from windlass_operator.kube.kinds import APPROVALS
 from windlass_operator.kube.runner_names import MANAGED_BY_LABEL
 from windlass_operator.resources import names
 from windlass_operator.resources.approval import spec_of, status_of, status_of_stranger
+
+if TYPE_CHECKING:
+    from windlass_operator.kube.client import KubeClient
 
 
 class KubeApprovals:
@@ -21,7 +23,7 @@ class KubeApprovals:
         namespaces: The listed namespaces; empty for the whole cluster.
     """
 
-    def __init__(self, client: KubeClient, *, namespaces: tuple[str, ...] = ()) -> None:
+    def __init__(self, client: "KubeClient", *, namespaces: tuple[str, ...] = ()) -> None:
         self._client = client
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
 

@@ -8,9 +8,9 @@ import asyncio
 import base64
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.kube import errors
 from windlass_operator.kube.errors import KubeConflictError, KubeNotFoundError, KubeUnavailableError
 from windlass_operator.kube.kinds import (
@@ -36,35 +36,6 @@ _MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _LOG_BYTES: Final = 1024 * 1024
 """Of a pod's log that are fetched at most: it explains an end, it is not the log store."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenIdentity:
-    """Who a token belongs to, as the API server vouches.
-
-    Attributes:
-        username: ``system:serviceaccount:NAMESPACE:NAME`` for a service account.
-        uid: Of the user or service account.
-        groups: Groups of the user.
-        extra: Everything else; goes unchanged into an access review.
-        audiences: Those of the audiences asked for that the token is meant for.
-        pod_name: The pod that the token is bound to, if it is.
-        pod_uid: UID of that pod.
-    """
-
-    username: str
-    uid: str
-    groups: tuple[str, ...]
-    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    audiences: tuple[str, ...] = ()
-    pod_name: str | None = None
-    pod_uid: str | None = None
-
-    @property
-    def service_account_namespace(self) -> str | None:
-        """Namespace of the service account, or None for anybody else."""
-        parts = self.username.split(":")
-        return parts[2] if len(parts) == 4 and parts[:2] == ["system", "serviceaccount"] else None
 
 
 class KubeClient:

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import structlog
 
+from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube import manifests
-from windlass_operator.kube.client import KubeClient, TokenIdentity, secret_text
+from windlass_operator.kube.client import KubeClient, secret_text
 from windlass_operator.kube.errors import (
     AlreadyExistsError,
     ForbiddenByPolicyError,

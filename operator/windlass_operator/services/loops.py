@@ -31,6 +31,17 @@ async def each(*parts: Callable[[], Awaitable[object]]) -> None:
         raise errors[0]
 
 
+def end_if_cancelled() -> None:
+    """Raise the cancellation of the current task if something has swallowed it.
+
+    The connection pool does, when a cancellation and a connection arrive together: whoever loops for ever would go on,
+    and who cancelled it would wait for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Loop:
     """Calls ``work`` when woken, and every ``every`` at the latest.
 
@@ -89,6 +100,7 @@ class Loop:
                 metrics.LOOP_FAILURES.labels(self._name).inc()
                 log.exception("loop failed", loop=self._name)
                 pause = timedelta(seconds=min(0.5 * 2 ** min(failures, 8), 10.0))
+            end_if_cancelled()
             if pause > timedelta(0):
                 try:
                     async with asyncio.timeout(pause.total_seconds()):

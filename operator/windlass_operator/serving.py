@@ -1,0 +1,140 @@
+"""The API of a context, and how it is served."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+import uvicorn
+from starlette.requests import Request
+
+from windlass_operator import __version__
+from windlass_operator.api.app import Application, build
+from windlass_operator.api.approvals import ApprovalRoutes
+from windlass_operator.api.auth import Authorizer, Reviews
+from windlass_operator.api.callbacks import CallbackRoutes
+from windlass_operator.api.events import EventRoutes
+from windlass_operator.api.permits import Permits
+from windlass_operator.api.public import PublicRoutes
+from windlass_operator.api.runtime import RuntimeRoutes, bearer
+from windlass_operator.context import Context
+from windlass_operator.services.loops import Loop, each
+
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address
+
+_SWEEP_EVERY = timedelta(hours=6)
+"""An orphan costs room and nothing else, and a sweep lists the whole bucket."""
+
+
+LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
+"""A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
+
+
+_LOOK_FOR_LEFT_BEHIND: Final = timedelta(seconds=1)
+"""Who sends an event delivers it; this is for the events of a sender that ended before it had."""
+
+_FORGET_EVERY: Final = timedelta(hours=1)
+
+
+class ReadyOnce:
+    """Ready from the first answer of the ledger on.
+
+    Later outages do not change that: taken out of the Service, the API could not answer 503 with Retry-After, and
+    callers would see refused connections instead of a reason.
+    """
+
+    def __init__(self, check: Callable[[], Awaitable[None]]) -> None:
+        self._check = check
+        self._ready = False
+
+    async def __call__(self) -> None:
+        """Ask the ledger until it has answered once."""
+        if not self._ready:
+            await self._check()
+            self._ready = True
+
+
+def application(
+    context: Context, reviews: Reviews, *, token_of: Callable[[Request], str] = bearer, endings: bool = True
+) -> Application:
+    """Return the ASGI application of a context.
+
+    Args:
+        context: What it serves.
+        reviews: Say who a caller is and what they may do.
+        token_of: Reads the token of a request.
+        endings: Whether to follow the ends of runs. Not where an operator in the same process does.
+    """
+    authorizer = Authorizer(reviews, namespaces=context.config.namespaces)
+    permits = Permits(authorizer, context.cluster, token_of)
+    approvals = ApprovalRoutes(permits, context.approvals)
+    public = PublicRoutes(
+        permits,
+        context.submissions,
+        context.runs,
+        context.blobs,
+        context.changes,
+        context.resumption,
+    )
+    events = EventRoutes(permits, context.events)
+    runtime = RuntimeRoutes(
+        context.attempts,
+        context.steps,
+        context.waits,
+        context.progress,
+        context.children,
+        context.blobs,
+        context.work,
+        authorizer,
+        events=context.events,
+        tokens=context.tokens,
+    )
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[None]:
+        async with context.running():
+            sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
+            timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
+            deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_FOR_LEFT_BEHIND)
+            forgetting = Loop("event retention", partial(_forget, context), every=_FORGET_EVERY)
+            loops = [sweeper, timers, deliveries, forgetting, *([context.follow_endings()] if endings else [])]
+            work = [context.serve_heartbeats(), *(loop.run() for loop in loops)]
+            tasks = [asyncio.create_task(part) for part in work]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    return build(
+        [public, approvals, events, CallbackRoutes(context.tokens)],
+        runtime,
+        ReadyOnce(context.database.check),
+        start=start,
+        version=__version__,
+    )
+
+
+async def _deliver(context: Context) -> None:
+    await each(context.events.deliver_due, context.tokens.deliver_due)
+
+
+async def _forget(context: Context) -> None:
+    await each(context.events.forget, context.tokens.forget)
+
+
+def settings(app: Any, port: int, *, host: str = EVERYWHERE) -> uvicorn.Config:
+    """Return how an application is served."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
