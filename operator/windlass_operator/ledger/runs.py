@@ -20,7 +20,7 @@ from windlass_operator.ledger.queries import load
 _SQL: Final = load("runs")
 _CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 
-_EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed"}
+_EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed", RunEvent.WAKE: "Woken"}
 """What is called otherwise than the state it leads to."""
 _ADDED_LATER: Final = frozenset({"total_timeout"})
 
@@ -216,12 +216,17 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
     await _queue(connection, run, state)
     if state.final or ends_as is not None:
         await connection.execute(_SQL["drop_waits"], {"run_id": run.id})
-    name = _EVENTS.get(change.event, state.value)
+    name = event_name(change.event, state)
     await add_event(
         connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message
     )
     await want_projection(connection, [run.id])
     return state
+
+
+def event_name(event: RunEvent, state: RunState) -> str:
+    """Return what the timeline calls an event that led to ``state``."""
+    return _EVENTS.get(event, state.value)
 
 
 async def _must_compensate(connection: Connection, run: LockedRun, state: RunState) -> bool:
