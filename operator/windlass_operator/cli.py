@@ -34,6 +34,15 @@ def main(arguments: list[str] | None = None) -> None:
     doctor.add_argument(
         "--process", choices=("operator", "api"), default="operator", help="whose permissions (default: operator)"
     )
+    doctor.add_argument(
+        "--verify-ledger",
+        action="store_true",
+        help="check instead that the rules of the ledger hold of every run; changes nothing, and runs may go on",
+    )
+    doctor.add_argument("--json", action="store_true", help="with --verify-ledger: for programs")
+    doctor.add_argument(
+        "--page", type=int, default=5000, metavar="RUNS", help="with --verify-ledger: runs at once (default: 5000)"
+    )
     options = parser.parse_args(arguments)
     try:
         _run(options)
@@ -53,7 +62,10 @@ def _run(options: argparse.Namespace) -> None:
         asyncio.run(bootstrap_postgres(options.secret, options.host))
         return
     if options.command == "doctor":
-        asyncio.run(_doctor(options.process))
+        if options.verify_ledger:
+            asyncio.run(_verify(as_json=options.json, page=max(1, options.page)))
+        else:
+            asyncio.run(_doctor(options.process))
         return
     config = Config.from_env()
     logs.configure(config.log_level, style=config.log_style)
@@ -80,6 +92,14 @@ async def _doctor(process: Literal["operator", "api"]) -> None:
         found.append(finding)
         print(finding.line(coloured=sys.stdout.isatty()), flush=True)  # noqa: T201 - the command's own answer
     if failed(found):
+        raise SystemExit(1)
+
+
+async def _verify(*, as_json: bool, page: int) -> None:
+    from windlass_operator import verify
+
+    logs.configure("error")
+    if not await verify.verify(as_json=as_json, page=page):
         raise SystemExit(1)
 
 
