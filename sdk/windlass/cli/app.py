@@ -8,6 +8,7 @@ import click
 from windlass.cli.approvals import approvals
 from windlass.cli.completion import completion
 from windlass.cli.connect import Access
+from windlass.cli.dev import dev
 from windlass.cli.events import events
 from windlass.cli.exits import API, refusals, usage
 from windlass.cli.options import reaches_api
@@ -73,7 +74,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def app() -> None:
     """Durable background tasks for Kubernetes.
 
-    The API is found through kubectl, or by WINDLASS_URL and WINDLASS_TOKEN (or WINDLASS_TOKEN_FILE).
+    The API is found by WINDLASS_URL and WINDLASS_TOKEN (or WINDLASS_TOKEN_FILE), else it is that of `windlass dev`
+    where it runs in this folder or one above, else kubectl finds it.
 
     Exit codes: 0 fine, 1 the run failed, 2 usage, 3 the API refused or cannot be reached.
     """
@@ -119,5 +121,5 @@ def doctor(access: Access, form: str) -> None:
 
 
 completion.epilog = _COMPLETION
-for command in (run, runs, approvals, events, completion):
+for command in (dev, run, runs, approvals, events, completion):
     app.add_command(command)

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from windlass.cli.output import tell
 from windlass.client import Client
 from windlass.errors import ApiError
 
@@ -38,6 +40,8 @@ class Access:
     context: str | None = None
     kubeconfig: str | None = None
     timeout: timedelta | None = None
+    _local: str | None = field(default=None, repr=False)
+    _looked: bool = field(default=False, repr=False)
     _forward: "subprocess.Popen[str] | None" = field(default=None, repr=False)
 
     @property
@@ -50,6 +54,15 @@ class Access:
         """Whether the environment has no token that belongs to this cluster."""
         given = os.environ.get("WINDLASS_TOKEN") or os.environ.get("WINDLASS_TOKEN_FILE")
         return bool(self.context) or not given
+
+    @property
+    def local(self) -> str | None:
+        """Address of the ``windlass dev`` that runs in this folder or one above; None where nothing else is meant."""
+        if self.context or self.kubeconfig or os.environ.get("WINDLASS_URL"):
+            return None
+        if not self._looked:
+            self._looked, self._local = True, _running_here()
+        return self._local
 
     @property
     def system_namespace(self) -> str:
@@ -65,11 +78,23 @@ class Access:
         Raises:
             ApiError: Neither way works; the text says what to set.
         """
+        if self.local is not None:
+            return self._local_client(self.local)
         self.namespace = self.namespace or self._default_namespace()
         url = os.environ["WINDLASS_URL"] if self.by_environment else self._start_forward()
         token = self.make_token() if self.asks_kubectl_for_token else None
         url = url or self._forwarded_url()
         client = Client(url, token, self.namespace)
+        client.timeout = self.timeout.total_seconds() if self.timeout else _ANSWER
+        return client
+
+    def _local_client(self, url: str) -> Client:
+        if sys.stderr.isatty():
+            tell(f"(windlass dev at {url})")
+        self.namespace = self.namespace or os.environ.get("WINDLASS_NAMESPACE") or "default"
+        # One that asks for a token was given it by this person; the others take any.
+        given = os.environ.get("WINDLASS_DEV_TOKEN") or os.environ.get("WINDLASS_TOKEN") or "local"
+        client = Client(url, given, self.namespace)
         client.timeout = self.timeout.total_seconds() if self.timeout else _ANSWER
         return client
 
@@ -82,7 +107,7 @@ class Access:
         if self._forward is not None and self._forward.poll() is not None:
             self._start_forward()
             client.url = self._forwarded_url()
-        if error.status == 401 and self.asks_kubectl_for_token:
+        if error.status == 401 and self.local is None and self.asks_kubectl_for_token:
             client.use_token(self.make_token())
 
     def make_token(self) -> str:
@@ -178,3 +203,24 @@ class Access:
                 hint="`windlass doctor` looks for the cause. WINDLASS_URL and WINDLASS_TOKEN do without kubectl.",
             )
         return f"http://127.0.0.1:{found.group(1)}"
+
+
+def _running_here() -> str | None:
+    """Return the address in the note that a running ``windlass dev`` keeps in its state folder."""
+    import fcntl
+    import json
+    from pathlib import Path
+
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        state = folder / ".windlass"
+        try:
+            url = str(json.loads((state / "dev.json").read_text())["url"])
+            with (state / "lock").open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:  # it is held for as long as the process lives
+                    return url
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # none, or one that was killed
+    return None

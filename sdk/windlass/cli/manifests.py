@@ -35,7 +35,7 @@ def manifests_of(module: str, *, image: str | None, inline: bool, namespace: str
     if not tasks:
         raise ValueError("no @task functions found")
     source = inspect.getsource(loaded) if inline else None
-    documents = [_manifest(task, f"{name}:{attribute}", image, source, namespace) for attribute, task in tasks]
+    documents = [manifest(task, f"{name}:{attribute}", image, source, namespace) for attribute, task in tasks]
     return "---\n".join(yaml.safe_dump(document, sort_keys=False, allow_unicode=True) for document in documents)
 
 
@@ -49,9 +49,14 @@ def _load(module: str) -> tuple[ModuleType, str]:
     return importlib.import_module(module), module
 
 
-def _manifest(
-    task: Task[Any, Any], entrypoint: str, image: str | None, source: str | None, namespace: str | None
+def manifest(
+    task: Task[Any, Any],
+    entrypoint: str,
+    image: str | None = None,
+    source: str | None = None,
+    namespace: str | None = None,
 ) -> dict[str, Any]:
+    """Return the Task resource of a task; None leaves out what it stands for."""
     spec: dict[str, Any] = {"image": image} if image else {}
     spec["entrypoint"] = entrypoint
     if source is not None:
