@@ -12,7 +12,7 @@ import pytest
 from tests.support.api_server import serving
 from tests.support.clock import Clock
 from tests.support.eventually import eventually
-from tests.support.proxy import Loss, proxied
+from tests.support.faulty_link import Loss, linked
 from tests.support.runner import beat_often, code, ended, logs_of, run_once, runner, said
 from tests.support.world import World, a_task
 from windlass_operator import config
@@ -79,7 +79,7 @@ async def test_a_zombie_can_write_nothing_when_it_wakes_and_ends_by_itself(
 ) -> None:
     beat_often(monkeypatch)
     run_id = await moved.submit(code(BUSY, retry=TWICE))
-    async with serving(moved) as api, proxied(api) as proxy, runner(moved, proxy.url) as process:
+    async with serving(moved) as api, linked(api) as proxy, runner(moved, proxy.url) as process:
         await said(moved, run_id, "on it")
         tree = _tree(process.pid)
         for pid in tree:
@@ -106,7 +106,7 @@ async def test_a_runner_that_hears_of_it_last_ends_its_child_and_writes_nothing(
     beat_often(monkeypatch)
     body = "import os, time\n@task\ndef main():\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
     run_id = await world.submit(code(body, retry=TWICE))
-    async with proxied(url) as proxy, runner(world, proxy.url) as process:
+    async with linked(url) as proxy, runner(world, proxy.url) as process:
         (pid,) = await eventually(lambda: logs_of(world, run_id))
         (attempt,) = await world.database.fetch("SELECT id FROM attempt")
         await world.attempts.lose(attempt["id"], reason="PodDeleted", message="a test says so")
@@ -156,7 +156,7 @@ async def test_a_connection_that_goes_silent_does_not_cost_the_lease(
 
     body = "import time\n@task\ndef main():\n    time.sleep(3)\n    return 1\n"
     run_id = await world.submit(code(body))
-    async with proxied(url) as proxy:
+    async with linked(url) as proxy:
         proxy.lose = lose
         assert (await run_once(world, proxy.url))[0] == exit_codes.DONE
     assert silent
@@ -178,7 +178,7 @@ async def test_the_lease_is_kept_while_a_long_import_leaves_a_large_claim_unread
     run_id = await world.submit(task)
     env = {"PYTHONPATH": str(tmp_path), "WINDLASS_PRELOAD": "slow"}
     assert (await run_once(world, url, **env))[0] == exit_codes.USER_FAILURE
-    async with proxied(url) as proxy, runner(world, proxy.url, **env, NAP="3") as process:
+    async with linked(url) as proxy, runner(world, proxy.url, **env, NAP="3") as process:
         await eventually(lambda: _beats(proxy.calls["heartbeat"]), lambda n: n >= 5, seconds=2.9)
         assert (await ended(process))[0] == exit_codes.DONE
     assert json.loads((await world.get(run_id))["result"]) == "fine"

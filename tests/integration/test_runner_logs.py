@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.support.proxy import proxied
+from tests.support.faulty_link import linked
 from tests.support.runner import beat_often, code, ended, logs_of, run_once, runner
 from tests.support.world import World
 from windlass import protocol
@@ -38,7 +38,7 @@ def main():
         os.write(1, block)
 """
     run_id = await world.submit(code(body))
-    async with proxied(url) as proxy, runner(world, proxy.url) as process:
+    async with linked(url) as proxy, runner(world, proxy.url) as process:
         exit_code, output = await ended(process, seconds=60)
     assert exit_code == exit_codes.DONE, "100 MB are written, although the API takes a fraction of them"
     assert (await world.get(run_id))["state"] == "Succeeded"

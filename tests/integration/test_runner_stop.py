@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.proxy import Loss, proxied
+from tests.support.faulty_link import Loss, linked
 from tests.support.runner import beat_often, code, ended, logs_of, run_once, runner, said
 from tests.support.world import World
 from windlass_runner import exit_codes
@@ -20,7 +20,7 @@ async def test_sigterm_while_the_claim_waits_ends_the_pod_which_takes_nothing_an
     cancelled = await world.submit(code(QUICK))
     await world.pods.start_due()
     await world.runs.cancel(cancelled, reason="Cancelled", message="so that there is nothing to claim")
-    async with proxied(url) as proxy, runner(world, proxy.url, WINDLASS_CLAIM_WAIT_MS="20000") as process:
+    async with linked(url) as proxy, runner(world, proxy.url, WINDLASS_CLAIM_WAIT_MS="20000") as process:
         await eventually(lambda: _calls(proxy.calls["claim"]))
         process.send_signal(signal.SIGTERM)
         assert (await ended(process, seconds=10))[0] == exit_codes.DONE
@@ -34,7 +34,7 @@ async def test_sigterm_before_the_answer_to_the_claim_arrives_uses_no_attempt(wo
         return "answer" if route == "claim" else None
 
     run_id = await world.submit(code(QUICK))
-    async with proxied(url) as proxy:
+    async with linked(url) as proxy:
         proxy.lose = lose
         async with runner(world, proxy.url) as process:
             await eventually(lambda: world.get(run_id), lambda row: row["state"] == "Running")
@@ -48,7 +48,7 @@ async def test_sigterm_before_the_answer_to_the_claim_arrives_uses_no_attempt(wo
 
 async def test_sigterm_while_the_api_is_out_of_reach_ends_the_pod_within_its_grace(world: World, url: str) -> None:
     await world.submit(code(QUICK))
-    async with proxied(url) as proxy:
+    async with linked(url) as proxy:
         proxy.lose = lambda _: "request"
         async with runner(world, proxy.url) as process:
             await eventually(lambda: _calls(proxy.calls["claim"]))
