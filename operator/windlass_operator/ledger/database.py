@@ -5,11 +5,13 @@ looks like a failure and is run again. Nothing in this module knows a table.
 """
 
 import asyncio
+import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -28,6 +30,18 @@ log = structlog.get_logger()
 SCHEMA: Final = "windlass"
 _TRIES: Final = 4
 _WAIT_FOR_CONNECTION: Final = 5.0
+_LONGEST: Final = timedelta(seconds=15)
+"""What a transaction may take. Ours take milliseconds; a server that has the bytes and says nothing, such as one that
+failed over without a farewell, must be left while the leases still hold."""
+_RECONNECT: Final = 0.5
+"""Seconds between looks for a server that is away. The pool's own pauses grow to seconds, which all runs would wait."""
+LOST_LINK: Final[dict[str, Any]] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""When the kernel gives up a connection whose other end has vanished; its own idea of that is a quarter of an hour."""
 _KIND: Final = {False: "statement", True: "transaction"}
 _SECONDS: Final = {flag: metrics.LEDGER_SECONDS.labels(kind) for flag, kind in _KIND.items()}
 _FAILURES: Final = {flag: metrics.LEDGER_FAILURES.labels(kind) for flag, kind in _KIND.items()}
@@ -36,8 +50,9 @@ _FAILURES: Final = {flag: metrics.LEDGER_FAILURES.labels(kind) for flag, kind in
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed when it is run again.
 
-    A lost connection has no SQLSTATE at all; 25006 (read-only) is what a demoted primary answers and is not an
-    OperationalError; 40001 and 40P01 are lost races that the server resolved against us.
+    A lost connection has no SQLSTATE at all, and may have committed; 25006 (read-only) is what a demoted primary
+    answers and is not an OperationalError; 25P03 and 25P04 end a transaction whose process was paused in the middle of
+    it; class 40 is a race that the server resolved against us.
     """
     if isinstance(error, PoolTimeout | ConnectionError | TimeoutError):
         return True
@@ -46,7 +61,7 @@ def is_transient(error: BaseException) -> bool:
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return state[:2] in ("08", "53", "57", "58") or state in ("25006", "40001", "40P01")
+    return state[:2] in ("08", "40", "53", "57", "58") or state in ("25006", "25P03", "25P04")
 
 
 class Database:
@@ -56,10 +71,19 @@ class Database:
         uri: libpq URI.
         size: Connections at most.
         now: Tests give a function that returns the ledger's time; None means the database's own clock.
+        longest: What a statement, and a transaction as a whole, may take. Then it counts as failed, and is repeated.
     """
 
-    def __init__(self, uri: str, *, size: int = 8, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        size: int = 8,
+        now: Callable[[], datetime] | None = None,
+        longest: timedelta = _LONGEST,
+    ) -> None:
         self._now = now
+        self._longest = longest.total_seconds()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             uri,
             min_size=1,
@@ -67,14 +91,16 @@ class Database:
             open=False,
             timeout=_WAIT_FOR_CONNECTION,
             max_idle=300,
-            reconnect_timeout=5,
+            reconnect_timeout=_RECONNECT,
+            reconnect_failed=_look_again,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
                 "prepare_threshold": 2,
-                "options": f"-c search_path={SCHEMA} -c idle_in_transaction_session_timeout=30000",
+                "options": f"-c search_path={SCHEMA} -c idle_in_transaction_session_timeout=30000"
+                f" -c statement_timeout={round(self._longest * 1000)}",
                 "connect_timeout": 5,
-                "keepalives_idle": 10,
+                **LOST_LINK,
                 "application_name": "windlass",
             },
         )
@@ -95,16 +121,33 @@ class Database:
             LedgerUnavailableError: Postgres does not answer, or refused for a reason that may pass.
         """
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection() as connection, self._limited(connection):
                 if self._now is not None:
                     await connection.execute("SELECT set_config('windlass.now', %s, false)", (self._now().isoformat(),))
                 yield connection
         except Exception as error:
             if is_transient(error):
                 if isinstance(error, errors.ReadOnlySqlTransaction):
-                    await self._pool.check()  # this connection leads to a demoted primary
+                    # A demoted primary, and the others in the pool lead there too. They work, so nothing else would
+                    # ever end them; new ones find the primary.
+                    await self._pool.drain()
                 raise LedgerUnavailableError(f"The ledger does not answer: {_first_line(error)}") from error
             raise
+
+    @asynccontextmanager
+    async def _limited(self, connection: Connection) -> AsyncIterator[None]:
+        """Cut a connection that has said nothing for too long: whoever waits for it sees it break, and tries another.
+
+        To cancel would mean to talk to the same silent server.
+        """
+        cut = asyncio.get_running_loop().call_later(self._longest + 1, _cut, connection)
+        try:
+            yield
+        except errors.ReadOnlySqlTransaction:
+            await connection.close()
+            raise
+        finally:
+            cut.cancel()
 
     async def fetch(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[DictRow]:
         """Run one statement in its own transaction and return its rows. Retried when that is safe."""
@@ -160,6 +203,16 @@ def broken_reference(constraint: str, error: WindlassError) -> Iterator[None]:
         if violation.diag.constraint_name != constraint:
             raise
         raise error from violation
+
+
+async def _look_again(pool: AsyncConnectionPool[Connection]) -> None:
+    """Go on looking for the server, for those who wait; by itself the pool would rest until the next one comes."""
+    await pool.check()
+
+
+def _cut(connection: Connection) -> None:
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import psycopg
 import structlog
 
 from windlass_operator.domain.ids import new_id
+from windlass_operator.ledger.database import LOST_LINK
 
 log = structlog.get_logger()
 
@@ -21,6 +22,9 @@ _CHANNEL: Final = "windlass_changed"
 _COALESCE: Final = 0.003
 _MOST: Final = 100
 """Run ids in one message (a payload holds 8,000 bytes); beyond that everybody looks."""
+_ANSWERS_IN: Final = 10.0
+"""Seconds that the server may take for a call that does nothing. A silent connection would wake nobody ever again."""
+_ASK_EVERY: Final = 30.0
 
 
 class Wakeups:
@@ -57,7 +61,7 @@ class Wakeups:
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         return await psycopg.AsyncConnection.connect(
-            self._uri, autocommit=True, connect_timeout=5, application_name="windlass-wakeups", keepalives_idle=10
+            self._uri, autocommit=True, connect_timeout=5, application_name="windlass-wakeups", **LOST_LINK
         )
 
     async def _send(self) -> None:
@@ -68,19 +72,26 @@ class Wakeups:
                 self._flag.clear()
                 ids, self._pending = self._pending, set()
                 body = ",".join(i.hex for i in ids) if len(ids) <= _MOST else "*"
-                await connection.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, f"{self._me}:{body}"))
+                async with asyncio.timeout(_ANSWERS_IN):
+                    await connection.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, f"{self._me}:{body}"))
 
     async def _listen(self) -> None:
         async with await self._connect() as connection:
             await connection.execute(f"LISTEN {_CHANNEL}")
             self._woken(None)  # whatever was said before we listened
-            async for message in connection.notifies():
-                sender, _, body = message.payload.partition(":")
-                if sender == self._me:
-                    continue
-                if body == "*":
-                    self._woken(None)
-                    continue
-                for text in body.split(","):
-                    with contextlib.suppress(ValueError):
-                        self._woken(UUID(text))
+            while True:
+                async for message in connection.notifies(timeout=_ASK_EVERY):
+                    self._told(message.payload)
+                async with asyncio.timeout(_ANSWERS_IN):
+                    await connection.execute("SELECT 1")
+
+    def _told(self, payload: str) -> None:
+        sender, _, body = payload.partition(":")
+        if sender == self._me:
+            return
+        if body == "*":
+            self._woken(None)
+            return
+        for text in body.split(","):
+            with contextlib.suppress(ValueError):
+                self._woken(UUID(text))
