@@ -77,7 +77,7 @@ async def starting(connection: Connection) -> int:
 
 
 async def plan(connection: Connection, pod_id: UUID, project_id: int, pod_key: str, name: str, namespace: str) -> None:
-    """Write the row of a pod that is to be created."""
+    """Write the row of a pod that is to be created. A repeat writes nothing."""
     parameters = {"id": pod_id, "project_id": project_id, "pod_key": pod_key, "name": name, "namespace": namespace}
     await connection.execute(_SQL["plan_pod"], parameters)
 

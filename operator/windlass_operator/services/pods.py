@@ -132,17 +132,17 @@ class PodService:
     async def _plan(self, key: KeyBacklog) -> list[tuple[PodPlan, UUID]]:
         """Write the rows of new pods. The names come from the rows' ids, so a repeated POST finds its pod."""
         facts = KeyFacts(ready=key.ready, starting=key.starting, backoff_until=key.backoff_until)
+        plans: list[tuple[PodPlan, UUID]] = []
 
         async def work(connection: Connection) -> list[tuple[PodPlan, UUID]]:
             await projection.check_epoch(connection, self._epoch)
-            everywhere = await pods.starting(connection)
-            count = pods_to_start(facts, starting_everywhere=everywhere, limit=self._max_starting, now=key.now)
-            plans = []
-            for _ in range(count):
-                pod_id = new_id()
-                plan = PodPlan(_pod_name(key.task, pod_id), key.namespace, key.key, key.task)
+            if not plans:  # decided once: rows whose commit nobody heard of would otherwise get twins
+                everywhere = await pods.starting(connection)
+                count = pods_to_start(facts, starting_everywhere=everywhere, limit=self._max_starting, now=key.now)
+                ids = [new_id() for _ in range(count)]
+                plans.extend((PodPlan(_pod_name(key.task, i), key.namespace, key.key, key.task), i) for i in ids)
+            for plan, pod_id in plans:
                 await pods.plan(connection, pod_id, key.project_id, key.key, plan.name, plan.namespace)
-                plans.append((plan, pod_id))
             return plans
 
         return await self._database.transaction(work)

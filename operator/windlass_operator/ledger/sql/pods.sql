@@ -17,7 +17,8 @@ SELECT count(*) AS n FROM pod WHERE ended_at IS NULL AND state IN ('Planned', 'C
 -- name: plan_pod
 -- Written before the POST: its name is the row's, so a second create answers 409 and not a twin.
 INSERT INTO pod (id, project_id, pod_key, name, namespace, state)
-VALUES (%(id)s, %(project_id)s, %(pod_key)s, %(name)s, %(namespace)s, 'Planned');
+VALUES (%(id)s, %(project_id)s, %(pod_key)s, %(name)s, %(namespace)s, 'Planned')
+    ON CONFLICT (id) DO NOTHING;
 
 -- name: planned_pods
 -- Rows whose POST may not have happened: the operator was stopped between the two.
