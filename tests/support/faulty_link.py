@@ -159,12 +159,12 @@ class PostgresLink(FaultyLink):
         self.lost_words = 0
         self._lose: int | None = None
 
-    def lose_commit(self, number: int = 1) -> None:
+    def lose_commit(self, number: int) -> None:
         """Let the server do everything, and swallow its answer to the ``number``-th transaction or lone statement.
 
-        The client's connection is reset instead. It cannot know whether it was committed: it was.
+        The client's connection is reset instead: it cannot know whether it was committed. 0 loses none any more.
         """
-        self._lose = number
+        self._lose = number or None
 
     def before(self, pair: Pair, side: Side, data: bytes) -> None:
         """Count the transactions that end; lose the one that is due."""

@@ -146,9 +146,12 @@ class ChildService:
 
     async def _before(self, writer: Writer, keys: list[str]) -> tuple[dict[str, Started], str | None]:
         """Return what was started before, so that it is not prepared again, and the run's trace."""
-        async with self._database.connection() as connection:
+
+        async def work(connection: Connection) -> tuple[dict[str, Started], str | None]:
             known = await children.started(connection, writer.run_id, keys)
             return known, await children.trace_of(connection, writer.run_id)
+
+        return await self._database.transaction(work)
 
     async def _prepared(
         self, project: Project, writer: Writer, fresh: Sequence[tuple[protocol.Child, Submission]], trace: str | None
