@@ -28,8 +28,11 @@ Connection = AsyncConnection[DictRow]
 log = structlog.get_logger()
 
 SCHEMA: Final = "windlass"
-_TRIES: Final = 4
 _WAIT_FOR_CONNECTION: Final = 5.0
+_PATIENCE: Final = 5.0
+"""Seconds for which a transaction is tried again. Not a number of tries: a restart of the server breaks every
+connection of the pool, and a request that tried them all in a tenth of a second would be refused for nothing."""
+_LONGEST_PAUSE: Final = 0.4
 _LONGEST: Final = timedelta(seconds=15)
 """What a transaction may take. Ours take milliseconds; a server that has the bytes and says nothing, such as one that
 failed over without a farewell, must be left while the leases still hold."""
@@ -170,7 +173,9 @@ class Database:
             _SECONDS[transaction].observe(time.monotonic() - began)
 
     async def _tries(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
-        for attempt in range(1, _TRIES + 1):
+        until = time.monotonic() + _PATIENCE
+        pause = 0.05
+        while True:
             try:
                 async with self.connection() as connection:
                     if not transaction:
@@ -179,10 +184,10 @@ class Database:
                         return await work(connection)
             except LedgerUnavailableError as error:
                 _FAILURES[transaction].inc()
-                if attempt == _TRIES or isinstance(error.__cause__, PoolTimeout):
+                if isinstance(error.__cause__, PoolTimeout) or time.monotonic() >= until:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret
-        raise AssertionError("unreachable")
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
 
     async def check(self) -> None:
         """Ask Postgres for a sign of life, quickly.
