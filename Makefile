@@ -121,6 +121,10 @@ demo: setup images ## The main job, from nothing: cluster, images, Helm, a run w
 integration: setup postgres compiler ## The real runner against the real API and a real ledger; the object store's contract.
 	$(PYTEST) tests/integration tests/contracts -n $(AT_ONCE)
 
+.PHONY: faults
+faults: setup postgres ## Broken links, lost commits, zombies, killed and promoted databases. FAULTS=all takes longer.
+	FAULTS=$(FAULTS) $(PYTEST) tests/faults
+
 .PHONY: cluster-test
 cluster-test: setup cluster-up ## The one-node cluster itself: it comes back from whatever ends it.
 	@if [ "$$WINDLASS_CLUSTER" = existing ]; then echo "cluster-test: NOT RUN. The cluster is somebody else's."; \
@@ -133,8 +137,8 @@ e2e: setup images ## What users do, on a real cluster.
 	  WINDLASS_E2E_INSTALLED=1 $(PYTEST) e2e/scenarios --timeout 300 -m alone && exit $$first
 
 .PHONY: test
-test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, cluster, e2e.
-	@start=$$SECONDS; for target in setup lint types verify cluster-up unit sdk-lowest ledger integration cluster-test e2e; do \
+test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, faults, cluster, e2e.
+	@start=$$SECONDS; for target in setup lint types verify cluster-up unit sdk-lowest ledger integration faults cluster-test e2e; do \
 	  echo "▸ make $$target"; $(MAKE) --no-print-directory $$target || exit 1; done; \
 	  echo "all green in $$((SECONDS - start)) s"
 

@@ -1,7 +1,8 @@
 """The real services with links between them that a test can break."""
 
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,3 +34,14 @@ async def world(ledger_uri: str, link: PostgresLink) -> AsyncIterator[World]:
     await database.open()
     yield await World(database).start()
     await database.close()
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print what was measured, also where the test passes."""
+
+    def write(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n  {text}\n")
+
+    return write

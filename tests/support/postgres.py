@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import psycopg
 
@@ -33,7 +33,7 @@ def binaries() -> Path:
     """
     found = shutil.which("postgres")
     if found:
-        return Path(found).parent
+        return Path(found).resolve().parent  # what stands on the path may be a link to a few of them
     if not _CANDIDATES:
         raise PostgresMissingError("No PostgreSQL server found. On Debian: apt-get install postgresql")
     return _CANDIDATES[0]
@@ -69,6 +69,14 @@ class PostgresServer:
             [str(binaries() / "initdb"), "-D", data, "-U", "windlass", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
         )
 
+    def follow(self, primary: "PostgresServer") -> None:
+        """Make the data folder a copy of a running server's, which this one will follow as ``standby``."""
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        source = f"host=127.0.0.1 port={primary.port} user=windlass application_name=standby"
+        command = [str(binaries() / "pg_basebackup"), "-D", str(self.folder / "data"), "-d", source, "-R"]
+        self._run([*command, "-X", "stream", "-c", "fast"])
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         options = ["-c", f"port={self.port}", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
@@ -76,13 +84,16 @@ class PostgresServer:
         if not self.fsync:
             options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # type: ignore[call-overload]  # user and group as keywords
-                [str(binaries() / "postgres"), "-D", str(self.folder / "data"), *options],
-                stdout=log,
-                stderr=log,
-                **self._as_user(),
-            )
-        self._wait()
+            self._launch(options, log)
+        self._wait(options)
+
+    def _launch(self, options: list[str], log: BinaryIO) -> None:
+        self._process = subprocess.Popen(  # type: ignore[call-overload]  # user and group as keywords
+            [str(binaries() / "postgres"), "-D", str(self.folder / "data"), *options],
+            stdout=log,
+            stderr=log,
+            **self._as_user(),
+        )
 
     def stop(self, *, immediate: bool = False) -> None:
         """End the server: fast shutdown, or as a crash would."""
@@ -91,6 +102,18 @@ class PostgresServer:
         self._process.send_signal(3 if immediate else 2)
         self._process.wait(30)
         self._process = None
+
+    def kill(self) -> None:
+        """End the postmaster as the kernel does when memory is short; its children follow by themselves."""
+        assert self._process is not None, "the server is not running"
+        self._process.kill()
+        self._process.wait(30)
+        self._process = None
+
+    def execute(self, statement: str) -> None:
+        """Run a statement in the server's own database."""
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def create_database(self, *, template: str = "template1") -> str:
         """Create a database and return its URI."""
@@ -110,7 +133,7 @@ class PostgresServer:
         if done.returncode != 0:
             raise RuntimeError(f"{command[0]} failed: {done.stderr.decode()[-2000:]}")
 
-    def _wait(self) -> None:
+    def _wait(self, options: list[str]) -> None:
         import time
 
         deadline = time.monotonic() + 30
@@ -118,8 +141,13 @@ class PostgresServer:
             with contextlib.suppress(psycopg.OperationalError):
                 psycopg.connect(self.uri(), connect_timeout=2).close()
                 return
-            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
-                raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            ended = self._process is not None and self._process.poll() is not None
+            said = (self.folder / "log").read_text()[-2000:]
+            if time.monotonic() > deadline or (ended and "shared memory block" not in said):
+                raise RuntimeError(f"PostgreSQL did not start: {said}")
+            if ended:  # children of a killed one are still on their way out
+                with (self.folder / "log").open("ab") as log:
+                    self._launch(options, log)
             time.sleep(0.05)
 
 
@@ -130,14 +158,17 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
-    """Run a server for the duration of the block."""
+def postgres_server(*, fsync: bool = False, follows: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """Run a server for the duration of the block: an empty one, or a standby of another."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) and not fsync else None
     folder = Path(tempfile.mkdtemp(prefix="windlass-pg-", dir=base))
     folder.chmod(0o755)
     server = PostgresServer(folder, fsync=fsync)
     try:
-        server.init()
+        if follows is None:
+            server.init()
+        else:
+            server.follow(follows)
         server.start()
         yield server
     finally:
