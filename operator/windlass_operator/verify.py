@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any, Final
 
 from windlass_operator.config import Config
@@ -17,6 +18,8 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.services.invariants import CHECKS, WHOLE, Check, InvariantService, Report, Violation
 
 _COLOURS: Final = {"ok": 32, "fail": 31}
+_LONGEST: Final = timedelta(minutes=10)
+"""For a page. The statements have a limit of their own; nobody waits for this but the person who asked."""
 _NAMED: Final = 20
 """Violations of one check that people are shown; ``--json`` has a hundred."""
 
@@ -30,7 +33,7 @@ async def verify(*, as_json: bool, page: int, env: Mapping[str, str] | None = No
         env: The environment; this process's by default.
     """
     config = Config.from_env(os.environ if env is None else env)
-    database = Database(config.postgres_uri, size=1)
+    database = Database(config.postgres_uri, size=1, longest=_LONGEST)
     await database.open()
     began = time.monotonic()
     try:
