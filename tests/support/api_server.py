@@ -30,9 +30,9 @@ class PollingSignal:
 
 
 @asynccontextmanager
-async def serving(world: World, *, port: int = 0) -> AsyncIterator[str]:
-    """Serve the runtime routes of a world and yield the URL."""
-    blobs = BlobService(world.database, LedgerBlobs(world.database, BlobMissingError))
+async def serving(world: World, *, port: int = 0, blobs: BlobService | None = None) -> AsyncIterator[str]:
+    """Serve the runtime routes of a world and yield the URL. Large values are rows, unless ``blobs`` keeps them."""
+    blobs = blobs or BlobService(world.database, LedgerBlobs(world.database, BlobMissingError))
     routes = RuntimeRoutes(
         world.attempts,
         world.steps,
