@@ -167,3 +167,16 @@ async def test_new_versions_and_keys_of_one_project_at_once_are_all_accepted_wit
     before = _refused_by_the_server()
     assert sorted(await asyncio.gather(*(trigger(n) for n in range(10)))) == list(range(10))
     assert _refused_by_the_server() == before
+
+
+async def test_a_repeated_claim_is_not_answered_with_an_attempt_that_ends_meanwhile(
+    world: World, ledger_uri: str
+) -> None:
+    await world.submit()
+    (attempt,) = await world.claim()
+    (seen,) = world.cluster.pods.values()
+    close = "UPDATE attempt SET closed_at = started_at, outcome = 'Succeeded' WHERE id = %s"
+    async with holding(ledger_uri, close, attempt.attempt_id) as row:
+        again = asyncio.create_task(world.attempts.claim(world.identity(seen), "claim-1", 1))
+        await row.waited_for(1)
+    assert await again == [], "its code would be started once more"

@@ -99,19 +99,20 @@ class AttemptService:
         async def work(connection: Connection) -> list[protocol.ClaimedAttempt]:
             opened.clear()
             row = await _pod_of_claim(connection, pod, claim_id)
-            hashes = [token_hash(s) for s in secrets_by_slot]
-            ids = await attempts.open_of_pod(connection, row["id"]) if row["claim_id"] else []
-            repeated = bool(ids)
-            for attempt_id, hashed in zip(ids, hashes, strict=False):
-                await attempts.renew_token(connection, attempt_id, hashed, config.FIRST_LEASE)
+            held = await attempts.open_of_pod(connection, row["id"]) if row["claim_id"] else []
+            tokens: dict[UUID, str] = {}
+            for attempt_id, secret in zip(held, secrets_by_slot, strict=False):
+                # One that ended since we looked is nobody's any more: no runner must begin what has been done.
+                if await attempts.renew_token(connection, attempt_id, token_hash(secret), config.FIRST_LEASE):
+                    tokens[attempt_id] = f"{attempt_id}.{secret}"
             # A pod that has claimed claims no more: a repeat that comes after the attempt's end has nobody behind it.
-            if not ids and row["state"] not in ("Claimed", "Ended"):
+            if not held and row["state"] not in ("Claimed", "Ended"):
                 await attempts.use_pod(connection, row["id"], claim_id)
+                hashes = [token_hash(secret) for secret in secrets_by_slot]
                 ids = await attempts.claim(connection, row["id"], row["pod_key"], hashes, config.FIRST_LEASE)
-                repeated = False
-            tokens = {a: f"{a}.{s}" for a, s in zip(ids, secrets_by_slot, strict=False)}
-            rows = await attempts.claimed(connection, ids)
-            opened.extend([] if repeated else rows)
+                tokens = {a: f"{a}.{secret}" for a, secret in zip(ids, secrets_by_slot, strict=False)}
+            rows = await attempts.claimed(connection, list(tokens))
+            opened.extend([] if held else rows)
             return [await self._describe(connection, found, tokens[found["id"]]) for found in rows]
 
         taken = await self._database.transaction(work)
