@@ -83,6 +83,11 @@ endif
 ledger: setup postgres ## SQL and races on a real PostgreSQL.
 	$(PYTEST) tests/ledger
 
+# Takes minutes, so it is no part of `make test`; of what it proves, tests/unit/test_mutants.py checks that no patch has expired.
+.PHONY: mutants
+mutants: setup postgres ## Put each known bug into a copy of the tree; the tests named for it must fail.
+	$(BIN)/python -m tests.mutants $(MUTANTS)
+
 .PHONY: postgres
 postgres:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || { \

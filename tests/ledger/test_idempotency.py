@@ -11,6 +11,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.world import SHOP, World, a_failure, a_task
 from windlass import protocol
+from windlass_operator.domain.errors import TaskNotFoundError
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.submission import Accepted, Submission
@@ -215,3 +216,11 @@ async def test_a_resource_that_is_bound_again_after_its_time_stays_for_that_time
     await world.projection.remove_expired()
     assert world.cluster.deleted_runs == ["order-1"], "once, before it was created again"
     assert await _count(world) == 1
+
+
+async def test_a_run_that_is_refused_in_its_transaction_keeps_no_key(world: World) -> None:
+    with pytest.raises(TaskNotFoundError):
+        await world.submissions.trigger(SHOP, Submission(task="order", version=99, idempotency_key="7"))
+    accepted = await world.submissions.trigger(SHOP, Submission(task="order", idempotency_key="7"))
+    assert not accepted.deduplicated
+    assert (await world.get(accepted.run_id))["state"] == "Queued"

@@ -8,8 +8,10 @@ import pytest
 from tests.ledger.test_attempts import beat, serve
 from tests.support.clock import Clock
 from tests.support.contention import holding
-from tests.support.world import SECOND, SHOP, World, a_failure, a_task
+from tests.support.world import SECOND, SHOP, World, a_failure, a_step, a_task
+from windlass import protocol
 from windlass_operator import config, metrics
+from windlass_operator.domain.errors import AttemptClosedError
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.submission import Submission
 
@@ -180,3 +182,40 @@ async def test_a_repeated_claim_is_not_answered_with_an_attempt_that_ends_meanwh
         again = asyncio.create_task(world.attempts.claim(world.identity(seen), "claim-1", 1))
         await row.waited_for(1)
     assert await again == [], "its code would be started once more"
+
+
+async def test_a_step_is_confirmed_when_it_is_committed_and_not_before(world: World, ledger_uri: str) -> None:
+    await world.submit()
+    (attempt,) = await world.claim()
+    lock = "SELECT 1 FROM attempt WHERE id = %s FOR UPDATE"
+    async with holding(ledger_uri, lock, attempt.attempt_id) as row:
+        saving = asyncio.create_task(world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[a_step("a")])))
+        await row.waited_for(1)
+        assert not saving.done(), "its code would go on, and the step might be lost"
+    await saving
+    assert [step["state"] for step in await _rows(world, "step")] == ["succeeded"]
+
+
+async def test_a_step_that_comes_while_its_attempt_is_being_closed_is_refused(world: World, ledger_uri: str) -> None:
+    await world.submit()
+    (attempt,) = await world.claim()
+    close = "UPDATE attempt SET closed_at = started_at, outcome = 'Lost' WHERE id = %s"
+    async with holding(ledger_uri, close, attempt.attempt_id) as row:
+        request = protocol.SaveStepsRequest(steps=[a_step("a")])
+        saving = asyncio.create_task(world.steps.save(attempt.token, request))
+        await row.waited_for(1)
+    with pytest.raises(AttemptClosedError):
+        await saving
+    assert await _rows(world, "step") == []
+
+
+async def test_a_runner_whose_claim_was_repeated_writes_nothing(world: World) -> None:
+    """The repeat has another token; whoever has the first one was given up."""
+    await world.submit()
+    (first,) = await world.claim()
+    (seen,) = world.cluster.pods.values()
+    (again,) = await world.attempts.claim(world.identity(seen), "claim-1", 1)
+    assert again.attempt_id == first.attempt_id
+    with pytest.raises(AttemptClosedError):
+        await world.steps.save(first.token, protocol.SaveStepsRequest(steps=[a_step("a")]))
+    assert await _rows(world, "step") == []
