@@ -218,6 +218,20 @@ async def test_a_resource_that_our_ttl_removed_binds_again_and_never_runs_twice(
     assert (await world.get(first))["state"] == "Succeeded"  # type: ignore[arg-type]  # it was imported
 
 
+async def test_a_task_whose_source_has_a_nul_keeps_no_resource_beyond_its_time(world: World, clock: Clock) -> None:
+    """Nor those of other Tasks, which are looked for with it. The schema names a field like ours."""
+    schema = {"default": {"ttl_seconds": 7200}}
+    world.cluster.tasks["shop", "order"] = a_task(ttl_seconds=60, source="x = '\0'", payload_schema=schema)
+    await world.apply_run()
+    (attempt,) = await world.claim()
+    await world.attempts.complete(attempt.token, protocol.CompleteRequest())
+    await world.projection.project_due()
+    clock.advance(59 * SECOND)
+    assert await world.projection.remove_expired() == 0
+    clock.advance(2 * SECOND)
+    assert await world.projection.remove_expired() == 1
+
+
 async def test_a_resource_that_a_person_deleted_and_created_again_runs_again(world: World) -> None:
     world.cluster.tasks["shop", "order"] = a_task()
     first = await world.apply_run()
