@@ -7,6 +7,7 @@ from windlass import protocol
 from windlass_operator.domain.errors import AttemptClosedError
 from windlass_operator.ledger import logs
 from windlass_operator.ledger.database import Database
+from windlass_operator.services.invariants import InvariantService
 
 ODD = [
     "plain",
@@ -40,3 +41,19 @@ async def test_lines_of_a_stranger_are_refused(database: Database) -> None:
     stranger = attempt.token.partition(".")[0] + ".somebody-else"
     with pytest.raises(AttemptClosedError):
         await world.steps.log(stranger, protocol.LogsRequest(lines=[line]))
+
+
+async def test_lines_that_were_lost_on_their_way_leave_a_line_that_says_so(database: Database) -> None:
+    world = await World(database).start()
+    run_id = await world.submit()
+    (attempt,) = await world.claim()
+    for numbers in ((1, 2), (6, 7), (8,), (6, 7)):
+        lines = [protocol.LogLine(seq=n, stream="stdout", text=str(n)) for n in numbers]
+        await world.steps.log(attempt.token, protocol.LogsRequest(lines=lines))
+    kept = await logs.list_of_run(database, run_id, after=(0, 0), limit=100)
+    assert [(row["seq"], row["text"]) for row in kept] == [
+        *((1, "1"), (2, "2")),
+        (5, "… 3 lines lost on their way to the ledger"),
+        *((6, "6"), (7, "7"), (8, "8")),
+    ]
+    assert await InvariantService(database, again=0).check() == []
