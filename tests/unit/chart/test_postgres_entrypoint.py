@@ -35,6 +35,7 @@ class Database:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
+        self.alive: subprocess.Popen[bytes] | None = None
 
     def environment(self, password: str) -> dict[str, str]:
         return {
@@ -42,14 +43,14 @@ class Database:
             "WINDLASS_POSTGRES_VOLUME": str(self.folder),
             "WINDLASS_POSTGRES_SOCKETS": str(self.folder),
             "POSTGRES_PASSWORD": password,
+            "WINDLASS_POSTGRES_PATIENCE": "10",
         }
 
-    def run(self, password: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, password: str, patience: int = 10) -> "subprocess.CompletedProcess[str]":
         """Run to the end; for starts that must fail."""
+        environment = {**self.environment(password), "WINDLASS_POSTGRES_PATIENCE": str(patience)}
         command = ["sh", str(SCRIPT), "run", "-c", f"port={self.port}"]
-        return subprocess.run(
-            command, env=self.environment(password), capture_output=True, text=True, check=False, **self._user
-        )
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **self._user)
 
     def start(self, password: str) -> None:
         command = ["sh", str(SCRIPT), "run", "-c", f"port={self.port}"]
@@ -72,6 +73,16 @@ class Database:
         self.process.send_signal(2)  # the image's STOPSIGNAL
         return self.process.wait(20)
 
+    def kill(self) -> None:
+        """Kill the server as the kernel does, and leave behind what it leaves: a lock that names a live process."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+        lock = self.folder / "data/postmaster.pid"
+        _, _, rest = lock.read_text().partition("\n")
+        self.alive = subprocess.Popen(["sleep", "60"], **self._user)
+        lock.write_text(f"{self.alive.pid}\n{rest}")
+
     def ask(self, password: str, question: str) -> Any:
         with psycopg.connect(
             host="127.0.0.1", port=self.port, user="windlass", password=password, dbname="windlass", connect_timeout=5
@@ -89,6 +100,9 @@ def database() -> Iterator[Database]:
     if database.process is not None and database.process.poll() is None:
         database.process.send_signal(3)  # immediate shutdown
         database.process.wait(20)
+    if database.alive is not None:
+        database.alive.kill()
+        database.alive.wait()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -126,6 +140,23 @@ def test_data_of_another_major_version_is_refused_with_what_to_do(database: Data
     done = database.run("password")
     assert done.returncode == 1
     assert "dump and restore" in done.stderr
+
+
+def test_a_server_that_was_killed_comes_back_with_its_data(database: Database) -> None:
+    """In a container each server is process 1, so the lock that it leaves behind seems to be a live server's."""
+    database.start("password")
+    database.ask("password", "CREATE TABLE kept AS SELECT 7 AS n")
+    database.kill()
+    database.start("password")
+    assert database.ask("password", "SELECT n FROM kept") == 7
+
+
+def test_two_servers_never_share_a_volume(database: Database) -> None:
+    database.start("password")
+    done = database.run("password", patience=1)
+    assert done.returncode == 1
+    assert "another server still uses" in done.stderr
+    assert database.ask("password", "SELECT 1") == 1
 
 
 @pytest.mark.parametrize("password", ["", "two\nlines"])
