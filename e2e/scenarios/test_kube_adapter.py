@@ -303,7 +303,7 @@ async def test_a_second_process_leads_once_the_first_has_stopped_cleanly(client:
     started = {name: asyncio.Event() for name in ("one", "two")}
 
     def stand(name: str) -> asyncio.Task[None]:
-        async def work() -> None:
+        async def work(_: Callable[[], None]) -> None:
             started[name].set()
             await asyncio.Event().wait()
 
@@ -328,7 +328,7 @@ async def test_a_second_process_leads_once_the_first_has_stopped_cleanly(client:
 async def test_a_leader_whose_lease_is_taken_stops(client: KubeClient, namespace: str) -> None:
     started = asyncio.Event()
 
-    async def work() -> None:
+    async def work(_: Callable[[], None]) -> None:
         started.set()
         await asyncio.Event().wait()
 

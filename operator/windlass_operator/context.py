@@ -193,11 +193,19 @@ class Context:
 
 
 class Operator:
-    """The leader's services and loops."""
+    """The leader's services and loops.
 
-    def __init__(self, context: Context, epoch: int) -> None:
+    Args:
+        context: Of the process.
+        epoch: Of this leader, which fences what predecessors write to the ledger.
+        platform: Takes what a leader writes while it leads, and nothing afterwards; None: the context's, where nobody
+            else ever leads.
+    """
+
+    def __init__(self, context: Context, epoch: int, platform: Platform | None = None) -> None:
         self._context = context
-        database, cluster, changes = context.database, context.cluster, context.changes
+        platform = platform or context.platform
+        database, cluster, changes = context.database, platform.cluster, context.changes
         credentials = CredentialService(database, cluster)
         self._pods = PodService(
             database,
@@ -216,7 +224,7 @@ class Operator:
         self._tasks = TaskService(database, cluster, context.submissions)
         self._approvals = ApprovalResourceService(
             database,
-            context.platform.approvals,
+            platform.approvals,
             context.approvals,
             ttl=context.config.approval_ttl,
         )
@@ -237,11 +245,11 @@ class Operator:
         changes.listen(lambda _: self._wake())
 
     @classmethod
-    async def lead(cls, context: Context) -> "Operator":
+    async def lead(cls, context: Context, platform: Platform | None = None) -> "Operator":
         """Take the lead in the ledger and return the operator that holds it."""
         epoch = await take_epoch(context.database, context.config.pod_name)
         log.info("leading", epoch=epoch)
-        return cls(context, epoch)
+        return cls(context, epoch, platform)
 
     def _wake(self) -> None:
         self._pod_loop.wake()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Literal, cast
 
@@ -47,8 +47,11 @@ async def _connect(config: Config, service: str) -> tuple[KubeClient, KubeCluste
         default_image=config.runner_image,
         namespaces=config.namespaces,
     )
-    platform = Platform(cluster, KubeApprovals(client, namespaces=config.namespaces), client.close)
-    return client, cluster, Context(config, platform, service)
+    return client, cluster, Context(config, _platform(config, client, cluster), service)
+
+
+def _platform(config: Config, client: KubeClient, cluster: KubeCluster) -> Platform:
+    return Platform(cluster, KubeApprovals(client, namespaces=config.namespaces), client.close)
 
 
 async def operate(config: Config) -> None:
@@ -57,15 +60,16 @@ async def operate(config: Config) -> None:
     Raises:
         LeadershipLostError: Another process leads; the container restarts and waits for its turn.
     """
-    client, _, context = await _connect(config, "windlass-operator")
+    client, cluster, context = await _connect(config, "windlass-operator")
     _prepare_metrics(config)
     stop, led = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-    async def leading() -> None:
+    async def leading(guard: Callable[[], None]) -> None:
         led.set()
-        operator = await _lead_ledger(context)
+        guarded = client.guarded(guard)
+        operator = await _lead_ledger(context, _platform(config, guarded, cluster.through(guarded)))
         loops = asyncio.create_task(operator.run(), name="loops")
         watching = asyncio.create_task(_watch(config, operator, stop), name="watch")
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -116,10 +120,10 @@ async def _watch(config: Config, operator: Operator, stop: asyncio.Event) -> Non
     )
 
 
-async def _lead_ledger(context: Context) -> Operator:
+async def _lead_ledger(context: Context, platform: Platform) -> Operator:
     while True:
         try:
-            return await Operator.lead(context)
+            return await Operator.lead(context, platform)
         except LedgerUnavailableError as error:
             log.warning("waiting for the ledger", error=error.message)
             await asyncio.sleep(1)

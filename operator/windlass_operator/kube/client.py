@@ -13,6 +13,7 @@ from typing import Any, Final
 from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.kube import errors
 from windlass_operator.kube.errors import KubeConflictError, KubeNotFoundError, KubeUnavailableError
+from windlass_operator.kube.guard import GuardedTransport
 from windlass_operator.kube.kinds import (
     ACCESS_REVIEWS,
     LOCAL_ACCESS_REVIEWS,
@@ -23,7 +24,7 @@ from windlass_operator.kube.kinds import (
 )
 from windlass_operator.kube.pages import continue_token, items_of
 from windlass_operator.kube.permissions import Permission
-from windlass_operator.kube.transport import Answer, Transport, find_configuration, json_body
+from windlass_operator.kube.transport import Answer, Sender, Transport, find_configuration, json_body
 from windlass_operator.resources.names import GROUP
 
 Object = dict[str, Any]
@@ -50,7 +51,7 @@ class KubeClient:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Sender,
         *,
         local_reviews: bool = False,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -67,6 +68,11 @@ class KubeClient:
             KubeConfigError: Neither is usable.
         """
         return cls(Transport(await find_configuration()), local_reviews=local_reviews)
+
+    def guarded(self, guard: Callable[[], None]) -> "KubeClient":
+        """Return a client over the same connections that writes only while ``guard`` does not raise."""
+        transport = GuardedTransport(self._transport, guard)
+        return KubeClient(transport, local_reviews=self._local_reviews, pause=self._pause)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -60,6 +60,11 @@ class KubeCluster:
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._projects: dict[str, tuple[float, Project]] = {}
 
+    def through(self, client: KubeClient) -> "KubeCluster":
+        """Return the same cluster as another client reaches it."""
+        listed = tuple(name for name in self._namespaces if name is not None)
+        return KubeCluster(client, self._settings, default_image=self._default_image, namespaces=listed)
+
     async def project(self, namespace: str) -> Project:
         """Return the project of a namespace, by its UID as it was a few seconds ago at most.
 

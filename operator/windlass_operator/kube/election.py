@@ -69,7 +69,7 @@ async def lead(
     namespace: str,
     name: str,
     identity: str,
-    on_started: Callable[[], Awaitable[None]],
+    on_started: Callable[[Callable[[], None]], Awaitable[None]],
     times: Times = DEFAULT_TIMES,
 ) -> None:
     """Wait for leadership, then run ``on_started`` for as long as it lasts.
@@ -82,7 +82,8 @@ async def lead(
         namespace: Where the Lease is.
         name: Of the Lease.
         identity: Of this process; another process with the same one would be taken for it.
-        on_started: The leader's work.
+        on_started: The leader's work. It is given a guard to be called before each write that nothing else fences: it
+            raises :class:`LeadershipLostError` once the Lease may be another's.
         times: Other periods, for tests.
 
     Raises:
@@ -94,7 +95,7 @@ async def lead(
     except asyncio.CancelledError:
         await election.release()  # the call that was cut off may have taken it
         raise
-    work = asyncio.ensure_future(on_started())
+    work = asyncio.ensure_future(on_started(election.guard))
     renewal = asyncio.ensure_future(election.renew_until_lost())
     try:
         await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +140,21 @@ class _Election:
                     if not await self._tried() and self._holder() not in (None, self._identity):
                         return f"{self._holder()} holds it"
         return f"no renewal for {self._times.renew_deadline:g} s"
+
+    def guard(self) -> None:
+        """Require that no successor can have begun.
+
+        Asked of the clock, not of the loop that renews: in a process that stood still, that loop comes too late.
+
+        Raises:
+            LeadershipLostError: The last renewal is longer ago than a leader may go without one.
+        """
+        silent = time.monotonic() - self._renewed_at
+        if silent >= self._times.renew_deadline:
+            raise LeadershipLostError(
+                f"{self._identity} has not renewed the Lease {self._namespace}/{self._name} for {silent:.0f} s: "
+                "another may lead by now. Nothing is written."
+            )
 
     async def release(self) -> None:
         """Give the Lease back if it is ours. Best effort: else the successor waits until it has run out."""

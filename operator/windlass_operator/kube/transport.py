@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlencode
 from urllib.request import getproxies_environment
 
@@ -46,6 +46,26 @@ class Answer:
     def ok(self) -> bool:
         """Whether the call succeeded."""
         return 200 <= self.status < 300
+
+
+class Sender(Protocol):
+    """What a client needs of a transport."""
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> Answer:
+        """Send one call and read its answer."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
 
 
 class Transport:

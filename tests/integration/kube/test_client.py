@@ -16,6 +16,7 @@ from kubernetes.aio.client.configuration import Configuration
 from tests.support.kube_server import KubeServer, Scripted, kube_server, status
 from windlass_operator.kube import transport
 from windlass_operator.kube.client import READ_TRIES, KubeClient, secret_text
+from windlass_operator.kube.election import LeadershipLostError
 from windlass_operator.kube.errors import (
     AlreadyExistsError,
     ForbiddenByPolicyError,
@@ -371,3 +372,26 @@ def test_a_secret_without_readable_text_has_none(data: Any) -> None:
 
 def test_a_value_of_a_secret_is_decoded() -> None:
     assert secret_text({"data": {"k": "dmFsdWU="}}, "k") == "value"
+
+
+async def test_a_guarded_client_reads_at_any_time_and_writes_only_while_the_guard_lets_it(kube: KubeServer) -> None:
+    allowed = True
+
+    def guard() -> None:
+        if not allowed:
+            raise LeadershipLostError("another may lead")
+
+    client = kube.client.guarded(guard)
+    kube.will(Scripted(200, {"metadata": {"uid": "u"}}))
+    assert await client.patch_status(RUNS, "n", "r", {"state": "Running"}, uid="u")
+    allowed = False
+    for write in (
+        client.patch_status(RUNS, "n", "r", {"state": "Running"}, uid="u"),
+        client.patch(RUNS, "n", "r", {}),
+        client.create(RUNS, "n", {"metadata": {"name": "r"}}),
+        client.delete(RUNS, "n", "r", uid="u"),
+    ):
+        with pytest.raises(LeadershipLostError):
+            await write
+    assert await client.get(RUNS, "n", "r")
+    assert [seen.method for seen in kube.seen] == ["PATCH", "GET"]

@@ -1,6 +1,8 @@
 """Leadership: won, kept, lost, given back."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -25,7 +27,8 @@ class Leader:
             lead(server, namespace="n", name="leader", identity=identity, on_started=self._work, times=TIMES)
         )
 
-    async def _work(self) -> None:
+    async def _work(self, guard: Callable[[], None]) -> None:
+        self.guard = guard
         self.started.set()
         try:
             await self.finish.wait()
@@ -117,6 +120,18 @@ async def test_a_lease_that_cannot_be_renewed_ends_the_work_before_a_successor_m
     assert one.ended.is_set()
 
 
+async def test_a_leader_that_stood_still_for_too_long_may_write_nothing_even_before_it_has_looked(
+    server: LeaseServer,
+) -> None:
+    one = Leader(server, "one")
+    await one.until_started()
+    one.guard()
+    time.sleep(TIMES.renew_deadline)  # noqa: ASYNC251 - nothing of this process runs meanwhile: that is what is tested
+    with pytest.raises(LeadershipLostError, match="another may lead"):
+        one.guard()
+    assert isinstance(await one.outcome(), LeadershipLostError)
+
+
 async def test_an_outage_shorter_than_the_deadline_is_ridden_out(server: LeaseServer) -> None:
     one = Leader(server, "one")
     await one.until_started()
@@ -155,7 +170,7 @@ async def test_of_two_writers_at_the_same_moment_one_wins(server: LeaseServer) -
 
 
 async def test_what_the_work_raises_is_raised_and_the_lease_given_back(server: LeaseServer) -> None:
-    async def fail() -> None:
+    async def fail(_: Callable[[], None]) -> None:
         raise ValueError("no ledger")
 
     with pytest.raises(ValueError, match="no ledger"):
@@ -166,7 +181,7 @@ async def test_what_the_work_raises_is_raised_and_the_lease_given_back(server: L
 async def test_work_that_ignores_its_cancellation_does_not_keep_the_process(server: LeaseServer) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 
-    async def stubborn() -> None:
+    async def stubborn(_: Callable[[], None]) -> None:
         started.set()
         while not release.is_set():
             try:
