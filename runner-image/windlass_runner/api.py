@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from windlass import protocol
 from windlass.connection import Connection
 from windlass.protocol import PREFIX, ErrorBody
 
@@ -71,7 +72,9 @@ class ApiClient:
                     return answer
                 refused = _refused(status, answer)
                 why = str(refused)
-                if status not in (408, 429, 499) and status < 500 and refused.code not in retry_codes:
+                if protocol.is_anothers(status, answer):
+                    self.close()  # this connection would lead to the same again
+                elif status not in (408, 429, 499) and status < 500 and refused.code not in retry_codes:
                     raise refused
             failures += 1
             if time.monotonic() >= until or stop():

@@ -113,6 +113,25 @@ class ErrorBody(Message):
     hint: str | None = None
 
 
+_MAY_BE_ANOTHERS: Final = frozenset({401, 403, 404, 421})
+
+
+def is_anothers(status: int, body: bytes) -> bool:
+    """Return whether an answer is not the API's but of something on the way: a proxy, a mesh, another address's server.
+
+    While a Service has no endpoint, or a mesh learns its routes, others answer that they know no such address or let
+    nobody in. That says nothing about the request, so it is repeated, on another connection. What they refuse for its
+    form or size they would refuse for ever: that is an answer.
+    """
+    if status not in _MAY_BE_ANOTHERS:
+        return False
+    try:
+        msgspec.json.decode(body, type=ErrorBody)
+    except msgspec.DecodeError:
+        return True
+    return False
+
+
 class BlobRef(Message):
     """A value kept outside its row. Its key is project/run/sha256, so it never outlives or leaves its run."""
 

@@ -240,10 +240,7 @@ class HttpTransport:
                 else:
                     if status < 300:
                         return data
-                    refusal = _refusal(status, data)
-                    if status not in _PASSING:
-                        raise refusal
-                    why = str(refusal)
+                    why = self._why_again(status, data)
                 failures += 1
                 if time.monotonic() >= until:
                     lasted = format_duration(self._give_up_after)
@@ -253,6 +250,15 @@ class HttpTransport:
                 # Bounded: 2**1024 is no float any more, and a long outage has that many failures.
                 ceiling = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
                 time.sleep(max(random.uniform(0, ceiling), retry_after or 0))  # noqa: S311 - jitter
+
+    def _why_again(self, status: int, data: bytes) -> str:
+        """Return why a refused call is to be repeated, or raise what the refusal means."""
+        refusal = _refusal(status, data)
+        if protocol.is_anothers(status, data):
+            self.close()  # this connection would lead to the same again
+        elif status not in _PASSING:
+            raise refusal
+        return str(refusal)
 
     def _refuse_copies(self) -> None:
         if os.getpid() != self._process:  # two processes on one connection would read each other's answers

@@ -119,6 +119,15 @@ def test_an_outage_is_waited_out(api: Api, status: int) -> None:
     assert [body for _, _, body, _ in api.seen] == [api.seen[0][2]] * 4
 
 
+@pytest.mark.parametrize("answer", [(404, b""), (404, b"<html>nothing here"), (403, b"RBAC: denied"), (401, b"\xff")])
+def test_what_another_server_answers_in_the_apis_place_is_waited_out_on_a_new_connection(
+    api: Api, answer: tuple[int, bytes]
+) -> None:
+    api.replies = [(*answer, {}), OK]
+    api.client().save_steps([a_step()])
+    assert (len(api.seen), api.connections) == (2, 2)
+
+
 def test_the_servers_own_pause_is_kept_up_to_half_a_minute(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     client = api.client()
@@ -177,8 +186,9 @@ def test_a_long_outage_is_told_in_the_runs_log_once(api: Api, caplog: pytest.Log
         (refusal(409, "AttemptClosed", "closed"), AttemptClosedError, "closed"),
         (refusal(409, "Conflict", "other"), ProtocolError, "Conflict: other"),
         (refusal(400, "RequestInvalid", "bad"), ProtocolError, "RequestInvalid: bad"),
-        ((404, b"<html>nothing here", {}), ProtocolError, "Http404: <html>nothing here"),
-        ((401, b"\xff", {}), ProtocolError, "Http401: "),
+        (refusal(404, "RunNotFound", "no run"), ProtocolError, "RunNotFound: no run"),
+        ((413, b"<html>too large", {}), ProtocolError, "Http413: <html>too large"),
+        ((400, b"\xff", {}), ProtocolError, "Http400: "),
     ],
 )
 def test_a_refusal_is_told_at_once_with_its_code(api: Api, reply: Reply, kind: type[BaseException], said: str) -> None:
