@@ -3,7 +3,9 @@
 See ``kube.shallow`` and ``handlers.echoes``.
 """
 
-from collections.abc import AsyncIterator
+import dataclasses
+import os
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 import aiohttp
@@ -50,6 +52,19 @@ def _response(shows_nothing_new: ShowsNothingNew) -> type[aiohttp.ClientResponse
             return json_body(await self.read())
 
     return Response
+
+
+def by_address(info: kopf.ConnectionInfo, env: Mapping[str, str] | None = None) -> kopf.ConnectionInfo:
+    """Return the way to the API server that a pod's environment names, in the place of its name in DNS.
+
+    Every other client in the pod goes there. Watches must not need the cluster's name service, nor go another way
+    where an installation leads its pods through a proxy by these variables.
+    """
+    env = os.environ if env is None else env
+    host, port = env.get("KUBERNETES_SERVICE_HOST"), env.get("KUBERNETES_SERVICE_PORT") or "443"
+    if not host:
+        return info
+    return dataclasses.replace(info, server=f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 def session(info: kopf.ConnectionInfo, shows_nothing_new: ShowsNothingNew) -> kopf.AiohttpSession:

@@ -12,7 +12,7 @@ import kopf
 import structlog
 
 from windlass_operator.domain.errors import WindlassError
-from windlass_operator.handlers.session import session
+from windlass_operator.handlers.session import by_address, session
 from windlass_operator.kube.runner_names import MANAGED_BY_LABEL
 from windlass_operator.resources.names import FINALIZER, GROUP, VERSION
 
@@ -60,7 +60,8 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     @kopf.on.login(registry=handlers)
     async def login(**details: Any) -> kopf.AiohttpSession | None:
         # A registry of our own has none of kopf's defaults.
-        info = kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
+        within = kopf.login_with_service_account(**details)
+        info = by_address(within) if within else kopf.login_with_kubeconfig(**details)
         return session(info, observers.shows_nothing_new) if info else None
 
     @kopf.on.event(GROUP, VERSION, "runs", registry=handlers)

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from windlass_operator.handlers.session import session
+from windlass_operator.handlers.session import by_address, session
 
 DEEP = "[" * 9_990 + "]" * 9_990
 EVENTS = [
@@ -85,3 +85,15 @@ def test_junk_where_kopf_would_look_for_its_own_memory_keeps_no_event_from_us() 
     ours = watch.settings(listed_namespaces=False).persistence.diffbase_storage
     assert ours.fetch(body=body) is None
     assert ours.build(body=body) == {}
+
+
+@pytest.mark.parametrize(
+    ("env", "server"),
+    [
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}, "https://10.96.0.1:6443"),
+        ({"KUBERNETES_SERVICE_HOST": "fd00::1"}, "https://[fd00::1]:443"),
+        ({}, "https://kubernetes.default.svc"),
+    ],
+)
+def test_watches_go_where_the_pods_environment_says_without_asking_for_a_name(env: dict[str, str], server: str) -> None:
+    assert by_address(kopf.ConnectionInfo(server="https://kubernetes.default.svc"), env).server == server
