@@ -86,7 +86,7 @@ def query(sql: str, **values: str) -> list[list[str]]:
 
 
 @functools.cache
-def _proxy() -> int:
+def proxy_port() -> int:
     """Start ``kubectl proxy`` for this process and return its port."""
     command = ["kubectl", "proxy", "--port=0"]
     proxy = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
@@ -100,7 +100,7 @@ def api_get(path: str) -> dict[str, Any] | None:
 
     Scenarios look again and again, and each ``kubectl get`` would cost a tenth of a second of CPU.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", _proxy(), timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", proxy_port(), timeout=30)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -6,7 +6,7 @@ of the node, or installs it anew, would disturb the others: it is marked ``alone
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -50,3 +50,14 @@ def ns() -> Iterator[Space]:
     """Make a namespace."""
     with space() as made:
         yield made
+
+
+@pytest.fixture
+def measured(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print a figure, also where the test passes."""
+
+    def show(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n  measured: {text}", flush=True)
+
+    return show

@@ -1,12 +1,6 @@
 """Who answers for a failed attempt, and what is left to read of it."""
 
 import json
-import os
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -107,45 +101,3 @@ def test_a_second_run_with_the_key_is_a_handle_on_the_first(ns: Space) -> None:
     again = ns.windlass("run", "slow", "--idempotency-key", "order-7", "--follow")
     assert json.loads(again.stdout.splitlines()[-1]) == [1, 2, 3]
     assert len(ns.windlass("runs", "list", "-o", "name").stdout.split()) == 1
-
-
-@pytest.mark.alone
-@pytest.mark.skipif(os.environ.get("WINDLASS_CLUSTER") == "existing", reason="the node is somebody else's")
-def test_a_runner_that_falls_silent_on_a_node_that_does_too_costs_a_lease_and_no_attempt(ns: Space) -> None:
-    ns.apply(a_task("slow", SLOW.replace("sleep(5 ", "sleep(600 ")) + "---\n" + a_run("orphan", "slow"))
-    pod = ns.pod_of("orphan", currentStep="two")
-    uid = kubectl("get", "pod", pod, "-n", ns.name, "-o", "jsonpath={.metadata.uid}")
-    with _kubelet_stopped():
-        for process in _processes_of(uid):
-            os.kill(process, signal.SIGKILL)
-        status = ns.wait("orphan", seconds=60, failures={"user": 0, "infra": 1})
-        assert status["error"]["type"] == "LeaseExpired"
-    status = ns.wait("orphan", seconds=60, state="Succeeded")
-    assert (status["result"], status["attempt"]) == ([1, 2, 3], 2)
-
-
-@contextmanager
-def _kubelet_stopped() -> Iterator[None]:
-    kubelet = json.loads(Path("/var/lib/windlass-cluster/run/kubelet.pid").read_text())["pid"]
-    os.kill(kubelet, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(kubelet, signal.SIGCONT)
-
-
-def _processes_of(pod_uid: str) -> list[int]:
-    """Return the processes of a pod's containers, by their control groups."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        found = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cgroup") if pod_uid in _text(p)]
-        if found:
-            return found
-    raise AssertionError(f"no process belongs to pod {pod_uid}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # the process has ended
-        return ""
