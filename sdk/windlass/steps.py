@@ -99,11 +99,17 @@ class Step(Generic[P, R]):
             from windlass.time_limits import check_thread
 
             check_thread(self.name)
-        hashed = hash_arguments(self.types[0], self.name, args, kwargs)
+        hashed = self._hashed(args, kwargs)
         running = Running(branch.key(self.name), self.name, hashed, branch=branch)
         if self.compensation is not None:
             running.compensation = self.compensation.save(running.key, self.types[0], args, kwargs)
         return running
+
+    def _hashed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return hash_arguments(self.types[0], self.name, args, kwargs)
+
+    def _encoded(self, result: Any, key: str) -> bytes:
+        return encode(result, what=f"result of step {key!r}")
 
     def _saved(self, attempt: Active, running: Running) -> "Past | None":
         """Return what history has of the step, or None.
@@ -142,7 +148,7 @@ class Step(Generic[P, R]):
                 from windlass import tries
 
                 result = tries.run(self._body(attempt, running, args, kwargs))
-            data = encode(result, what=f"result of step {running.key!r}")
+            data = self._encoded(result, running.key)
         except BaseException as error:  # sys.exit() included: the step is over
             if attempt.checkpoints.suspended:  # between two tries: the run waits without this process
                 raise
@@ -184,7 +190,7 @@ class Step(Generic[P, R]):
                 from windlass import tries
 
                 result = await tries.run_async(self._body(attempt, running, args, kwargs))
-            data = encode(result, what=f"result of step {running.key!r}")
+            data = self._encoded(result, running.key)
         except BaseException as error:
             if attempt.checkpoints.suspended:  # between two tries: the run waits without this process
                 raise

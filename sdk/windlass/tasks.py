@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from windlass.context import active
 from windlass.durations import parse_duration
@@ -35,6 +35,10 @@ class Task(Generic[P, R]):
     def __init__(self, function: Callable[P, R], name: str | None, options: dict[str, Any]) -> None:
         if not inspect.isfunction(function):
             raise TypeError(f"@task wants a function, not {type(function).__name__}.")
+        if options.get("checkpoint") is not None:
+            from windlass.auto import make_awaits_steps
+
+            make_awaits_steps(function)
         update_wrapper(self, function)
         self.function = function
         self.name = name or function.__name__.strip("_").replace("_", "-").lower()
@@ -283,6 +287,7 @@ def task(
     attempt_timeout: str | timedelta | None = None,
     total_timeout: str | timedelta | None = None,
     migrate: "Callable[[History], None] | None" = None,
+    checkpoint: Literal["auto"] | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a function a task.
@@ -294,12 +299,13 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
         **options: ``retry`` (a :class:`Retry`), ``timeout``, ``attempt_timeout`` and ``total_timeout`` (durations such
             as ``"1h"``): what ``windlass manifests`` writes into the Task resource. ``migrate``: a function that makes
             the history of runs that other code began fit this code; see :class:`windlass.History`.
+            ``checkpoint="auto"``: each ``await f(...)`` of the function is a step.
 
     Raises:
-        TypeError: Not a function, or an unknown option.
+        TypeError: Not a function, an unknown option, or code of which ``checkpoint="auto"`` cannot make steps.
         ValueError: The name is none that a Task resource can have, or an option's value is wrong.
     """
-    unknown = set(options) - {"retry", "migrate", *_TIMEOUTS}
+    unknown = set(options) - {"retry", "migrate", "checkpoint", *_TIMEOUTS}
     if unknown:
         raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
     if not isinstance(options.get("retry"), Retry | None):
@@ -307,6 +313,8 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
     migrate = options.get("migrate")
     if migrate is not None and (not callable(migrate) or inspect.iscoroutinefunction(migrate)):
         raise TypeError(f"@task(migrate={migrate!r}): write a function, `def`, that gets the run's History.")
+    if options.get("checkpoint") not in (None, "auto"):
+        raise ValueError(f"@task(checkpoint={options['checkpoint']!r}): the one value there is is 'auto'.")
     for option in _TIMEOUTS:
         if options.get(option) is not None and parse_duration(options[option]) <= timedelta(0):
             raise ValueError(f"@task({option}={options[option]!r}): write more than nothing, such as '1h'.")
