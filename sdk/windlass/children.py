@@ -23,10 +23,9 @@ from windlass.errors import (
     DivergenceError,
     ProtocolError,
     RunCancelled,
-    RunFailedError,
     StepError,
-    WaitError,
 )
+from windlass.reruns import mark
 from windlass.serialization import annotations_of, decode, encode
 from windlass.waits import Pending, begin, block, only_async, only_sync
 
@@ -104,10 +103,11 @@ class Call:
     def result(self, step: protocol.Step) -> RunResult:
         """Return what came of the run."""
         run_id = step.run_id or self.run_id or ""
-        try:
-            return RunResult(run_id, self.value(self.pending.ended(step)))
-        except (RunFailedError, WaitError) as error:
-            return RunResult(run_id, error=error)
+        error = self.pending.error_of(step)
+        if error is None:
+            return RunResult(run_id, self.value(step))
+        mark(error, step.key)  # the code has seen it: it is run again only if the code raises it
+        return RunResult(run_id, error=error)
 
     def refuse_if_cancelled(self) -> None:
         """Start nothing new in a run that was cancelled."""

@@ -21,6 +21,11 @@ _LARGEST: Final = 256 * 1024
 _LOOK_AT: Final = 64
 
 
+def mark(error: BaseException, key: str) -> None:
+    """Note which step an exception comes from."""
+    vars(error).setdefault(MARK, []).append(key)
+
+
 class FailedStep:
     """A step that failed in this attempt, and who may know of it.
 
@@ -88,7 +93,7 @@ class FailedSteps:
 
     def add(self, key: str, error: BaseException, *, restored: bool = False) -> FailedStep:
         """Note that a step of the calling branch has failed, before its error is raised."""
-        vars(error).setdefault(MARK, []).append(key)
+        mark(error, key)
         failed = FailedStep(key, restored=restored)
         with self._lock:
             self._all.append(failed)

@@ -101,7 +101,7 @@ class Pending:
 
         saved = await self.saved()
         if saved is not None:
-            return self.ended(saved)
+            return self.ended(saved, restored=True)
         if start is not None:
             await asyncio.wrap_future(start())
             self.begun = True
@@ -115,7 +115,7 @@ class Pending:
         """Do the same in synchronous code, which gets :class:`RunCancelled` when the run is cancelled."""
         saved = self.saved_sync()
         if saved is not None:
-            return self.ended(saved)
+            return self.ended(saved, restored=True)
         if start is not None:
             start().result()
             self.begun = True
@@ -187,15 +187,32 @@ class Pending:
             return checkpoints.recall(running)
         return await asyncio.to_thread(checkpoints.recall, running)  # the loop goes on meanwhile
 
-    def ended(self, step: protocol.Step) -> protocol.Step:
-        """Return the step that the wait has become, or raise what it stands for."""
+    def ended(self, step: protocol.Step, *, restored: bool = False) -> protocol.Step:
+        """Return the step that the wait has become, or raise what it stands for.
+
+        Args:
+            step: As the ledger has it.
+            restored: It was over before this attempt began.
+        """
+        error = self.error_of(step)
+        if error is not None:
+            self.attempt.failed.add(self.wait.key, error, restored=restored).raised()
+            raise error
+        return step
+
+    def error_of(self, step: protocol.Step) -> Exception | None:
+        """Return what a wait that has failed stands for.
+
+        Raises:
+            DivergenceError: The step is something else than what the code asks for.
+        """
         # One that an earlier attempt began keeps what it was begun with, and is in no history before it is over.
         self.attempt.checkpoints.check(self._running, step)
-        if step.state == "failed":
-            failure = step.error or protocol.Failure(type="WaitError", message=f"{step.key} failed.")
-            make = ERRORS.get(failure.type)
-            raise make(step, failure) if make is not None else WaitError(failure.message)
-        return step
+        if step.state != "failed":
+            return None
+        failure = step.error or protocol.Failure(type="WaitError", message=f"{step.key} failed.")
+        make = ERRORS.get(failure.type)
+        return make(step, failure) if make is not None else WaitError(failure.message)
 
 
 class Waits:

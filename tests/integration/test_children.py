@@ -159,3 +159,33 @@ async def main():
     await run_next(world, url)
     row = await eventually(lambda: world.get(run_id), lambda row: row["state"] == "Succeeded")
     assert json.loads(row["result"]) == ["TaskNotFound", "task"]
+
+
+async def test_a_failed_child_is_run_again_when_its_parent_is_retried_and_a_finished_one_is_not(
+    world: World, url: str
+) -> None:
+    run_id = await submit(
+        world,
+        """
+@task
+async def main():
+    one, other = await gather(part.trigger_and_wait(1), part.trigger_and_wait(2))
+    return [one["n"], other["n"]]
+""",
+    )
+    assert await run_next(world, url) == exit_codes.DONE
+    for _ in range(2):
+        await run_next(world, url)
+        await follow(world)
+    await run_next(world, url)
+    assert (await world.get(run_id))["state"] == "Queued"
+    await world.database.fetch("UPDATE queue_entry SET available_at = ledger_now()")
+    world.cluster.tasks["shop", "part"] = replace(code(PARTS.replace("if n == 2", "if n == 3")), entrypoint="job:part")
+    assert await run_next(world, url) == exit_codes.DONE
+    first, failed, again = await children_of(world, run_id)
+    await run_next(world, url)
+    await follow(world)
+    await run_next(world, url)
+    row = await world.get(run_id)
+    assert (row["state"], json.loads(row["result"])) == ("Succeeded", [1, 2])
+    assert [(await world.get(one))["state"] for one in (first, failed, again)] == ["Succeeded", "Failed", "Succeeded"]

@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from tests.support.world import SHOP, World, a_failure, a_task
+from tests.support.clock import Clock
+from tests.support.world import SECOND, SHOP, World, a_failure, a_task
 from windlass import protocol
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.domain.errors import AttemptClosedError, PayloadInvalidError, TaskNotFoundError
@@ -402,3 +403,59 @@ async def test_a_failed_child_wakes_a_gather_at_once_and_a_batch_with_the_last(
     await end(world, second)
     await follow(world)
     assert await state(world, attempt.run_id) == "Queued"
+
+
+async def ends_with(world: World, attempt: protocol.ClaimedAttempt, *keys: str) -> protocol.ClaimedAttempt:
+    """Let an attempt end with these failed steps, and return the next one."""
+    await world.attempts.fail(attempt.token, msgspec.structs.replace(a_failure(), rerun=list(keys)))
+    await world.database.fetch("UPDATE queue_entry SET available_at = ledger_now()")
+    return await claim(world)
+
+
+async def test_a_failed_run_is_started_again_for_a_retry_of_its_parent_and_a_finished_one_is_not(world: World) -> None:
+    attempt = await parent(world)
+    good, bad = await start(world, attempt.token, child("good"), child("bad"))
+    await end(world, good, result="1")
+    await end(world, bad)
+    await follow(world)
+    attempt = await ends_with(world, attempt, "good", "bad")
+    assert [step.key for step in attempt.steps] == ["good"]
+    same, other = await start(world, attempt.token, child("good"), child("bad"))
+    assert same == good
+    assert other != bad
+    assert (await start(world, attempt.token, child("bad"))) == [other], "a repeat starts nothing"
+    assert await count(world) == 4
+    assert (await suspend(world, attempt, "bad")).suspended
+    await end(world, other, result="2")
+    await follow(world)
+    steps = await history(world, attempt.run_id)
+    assert bytes(steps["bad"].result) == b"2"
+    assert steps["bad"].run_id == str(other)
+
+
+async def test_a_run_that_was_waited_for_too_shortly_is_waited_for_again(world: World, clock: Clock) -> None:
+    attempt = await parent(world)
+    (slow,) = await start(world, attempt.token, child("slow", due_in_ms=1000))
+    clock.advance(2 * SECOND)
+    await world.waits.fire_due()
+    attempt = await ends_with(world, attempt, "slow")
+    with pytest.raises(OtherArgumentsError):
+        await start(world, attempt.token, msgspec.structs.replace(child("slow"), args_hash="b"))
+    assert await start(world, attempt.token, child("slow", due_in_ms=1000)) == [slow]
+    assert await count(world) == 2
+    await end(world, slow, result="7")
+    await follow(world)
+    assert bytes((await history(world, attempt.run_id))["slow"].result) == b"7"
+
+
+async def test_a_run_that_ended_after_the_timeout_gives_its_result_to_the_retry(world: World, clock: Clock) -> None:
+    attempt = await parent(world)
+    (slow,) = await start(world, attempt.token, child("slow", due_in_ms=1000))
+    clock.advance(2 * SECOND)
+    await world.waits.fire_due()
+    attempt = await ends_with(world, attempt, "slow")
+    await end(world, slow, result="7")
+    await follow(world)
+    assert await start(world, attempt.token, child("slow", due_in_ms=1000)) == [slow]
+    await follow(world)
+    assert bytes((await history(world, attempt.run_id))["slow"].result) == b"7"

@@ -291,3 +291,25 @@ async def test_the_resource_of_a_waiting_run_says_what_it_waits_for(world: World
     assert (status["state"], status["reason"]) == ("Waiting", "WaitingForEvent")
     assert status["message"] == "Waiting for event 'paid'. No pod is held meanwhile."
     assert {c["type"]: c["status"] for c in status["conditions"]} == {"Succeeded": "Unknown", "Finished": "False"}
+
+
+async def test_a_timed_out_wait_that_ended_the_attempt_begins_again_with_its_whole_time(
+    world: World, clock: Clock
+) -> None:
+    run_id, attempt = await asleep(world, for_event("paid", timeout=HOUR), for_event("caught", timeout=HOUR))
+    clock.advance(HOUR)
+    await world.waits.fire_due()
+    (attempt,) = await world.claim(claim_id="claim-2")
+    assert [step.state for step in attempt.steps] == ["failed", "failed"]
+    await world.attempts.fail(attempt.token, msgspec.structs.replace(a_failure(), rerun=["paid"]))
+    clock.advance(HOUR)
+    (attempt,) = await world.claim(claim_id="claim-3")
+    assert [step.key for step in attempt.steps] == ["caught"]
+    assert await begin(world, attempt.token, for_event("paid", timeout=HOUR)) == []
+    assert (await suspend(world, attempt.token, "paid")).suspended
+    clock.advance(HOUR - SECOND)
+    await world.waits.fire_due()
+    assert (await world.get(run_id))["state"] == "Waiting"
+    clock.advance(2 * SECOND)
+    await world.waits.fire_due()
+    assert (await world.get(run_id))["state"] == "Queued"

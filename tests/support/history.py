@@ -51,14 +51,17 @@ class History:
 
     def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
         for wait in waits:
-            if wait.key not in self.steps:
+            if not self._over(wait.key):
                 self.waits.setdefault(wait.key, wait)
-        return [self.steps[key] for key in [*(wait.key for wait in waits), *keys] if key in self.steps]
+        return [self.steps[key] for key in [*(wait.key for wait in waits), *keys] if self._over(key)]
+
+    def _over(self, key: str) -> bool:
+        return key in self.steps and is_history(self.steps[key])
 
     def suspend(
         self, waits: Sequence[str], groups: Sequence[Sequence[str]], together: Sequence[Sequence[str]] = ()
     ) -> protocol.SuspendAnswer:
-        over = [self.steps[key] for key in waits if key in self.steps]
+        over = [self.steps[key] for key in waits if self._over(key)]
         if over:
             return protocol.SuspendAnswer(suspended=False, over=over)
         self.suspended.append((sorted(waits), sorted(sorted(group) for group in groups)))
@@ -71,7 +74,7 @@ class History:
             if child.task in self.refused:
                 raise ProtocolError("TaskNotFound", f"Task {child.task!r} is not there.", "children[0].task")
         for child in children:
-            if child.key in self.steps or child.key in self.waits:
+            if self._over(child.key) or child.key in self.waits:
                 continue
             self.children[child.key] = child
             if child.awaited:

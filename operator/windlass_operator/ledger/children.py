@@ -39,6 +39,8 @@ class Started:
 
     run_id: UUID
     args_hash: str
+    again: bool = False
+    """The wait for it was too short, and begins again."""
 
 
 async def lock_parent(connection: Connection, writer: Writer) -> Parent:
@@ -72,7 +74,7 @@ async def trace_of(connection: Connection, run_id: UUID) -> str | None:
 async def started(connection: Connection, run_id: UUID, keys: Sequence[str]) -> dict[str, Started]:
     """Return what steps of these keys have started before."""
     rows = await (await connection.execute(_SQL["started"], {"run_id": run_id, "keys": list(keys)})).fetchall()
-    return {row["key"]: Started(row["child_id"], row["args_hash"]) for row in rows}
+    return {row["key"]: Started(row["child_id"], row["args_hash"], row["again"]) for row in rows}
 
 
 async def note(connection: Connection, parent: Parent, children: Sequence[tuple[protocol.Child, UUID]]) -> bool:

@@ -132,7 +132,7 @@ class ChildService:
             fresh = [(child, submission) for child, submission in wanted if child.key not in known]
             prepared = await self._prepared(project, writer, fresh, trace)
             try:
-                found, shared = await self._begin(writer, project, keys, fresh, prepared)
+                found, shared = await self._begin(writer, project, [child for child, _ in wanted], fresh, prepared)
             except _TwiceError:
                 continue
             for child, _ in wanted:
@@ -170,17 +170,19 @@ class ChildService:
         self,
         writer: Writer,
         project: Project,
-        keys: list[str],
+        wanted: Sequence[protocol.Child],
         fresh: Sequence[tuple[protocol.Child, Submission]],
         prepared: Sequence[Prepared],
     ) -> tuple[dict[str, Started], list[UUID]]:
-        """Return the run of each key, and those that another submission has started and that are waited for."""
+        """Return the run of each key, and those that were started before and that are waited for from now on."""
         accepted: list[Accepted] = []
+        keys = [child.key for child in wanted]
 
         async def work(connection: Connection) -> tuple[dict[str, Started], list[UUID]]:
             parent = await children.lock_parent(connection, writer)
             found = await children.started(connection, writer.run_id, keys)
-            if len(found) == len(keys):
+            again = _again(wanted, found)
+            if len(found) == len(keys) and not again:
                 accepted.clear()
                 return found, []
             if len(found) != len(keys) - len(fresh):
@@ -190,7 +192,11 @@ class ChildService:
             if parent.depth >= DEPTH:
                 raise RunTooDeepError
             lineage = [_lineage(parent, child) for child, _ in fresh]
-            accepted[:] = await self._submissions.insert(connection, parent.project_id, project, prepared, lineage)
+            accepted[:] = (
+                await self._submissions.insert(connection, parent.project_id, project, prepared, lineage)
+                if fresh
+                else []
+            )
             pairs = [(child, became.run_id) for (child, _), became in zip(fresh, accepted, strict=True)]
             shared = {
                 became.run_id: child.idempotency_key or ""
@@ -200,15 +206,24 @@ class ChildService:
             if shared:
                 for run_id in await children.ancestors(connection, writer.run_id, list(shared)):
                     raise WaitsForItselfError(shared[run_id], run_id)
-            if not await children.note(connection, parent, pairs):
+            if not await children.note(connection, parent, [*again, *pairs]):
                 raise _TwiceError
             found |= {child.key: Started(run_id, child.args_hash) for child, run_id in pairs}
-            return found, list(shared)
+            return found, [*shared, *(run_id for _, run_id in again)]
 
         found = await self._database.transaction(work)
         if accepted:
             self._submissions.tell(project, prepared, accepted, source="run")
         return found
+
+
+def _again(wanted: Sequence[protocol.Child], found: dict[str, Started]) -> list[tuple[protocol.Child, UUID]]:
+    """Return the runs that an attempt begins to wait for again, because an earlier one did not wait long enough."""
+    again = [(child, found[child.key]) for child in wanted if child.key in found and found[child.key].again]
+    for child, before in again:
+        if before.args_hash != child.args_hash:
+            raise OtherArgumentsError(child.key)
+    return [(child, before.run_id) for child, before in again]
 
 
 def _submission(child: protocol.Child, submission: Submission, place: str | None) -> Submission:

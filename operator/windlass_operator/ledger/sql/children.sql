@@ -11,7 +11,12 @@ SELECT project_id, state, coalesce(root_id, id) AS root_id, depth FROM run WHERE
 SELECT traceparent FROM run WHERE id = %(run_id)s;
 
 -- name: started
-SELECT key, child_id, args_hash FROM step WHERE run_id = %(run_id)s AND key = ANY(%(keys)s) AND child_id IS NOT NULL;
+-- Without those whose run has failed if the step is to be run again: that needs a new run. One whose wait alone was too short is to
+-- be waited for again.
+SELECT s.key, s.child_id, s.args_hash, s.state = 'failed' AND NOT s.durable AS again
+  FROM step s LEFT JOIN run c ON c.id = s.child_id
+ WHERE s.run_id = %(run_id)s AND s.key = ANY(%(keys)s) AND s.child_id IS NOT NULL
+   AND NOT (s.state = 'failed' AND NOT s.durable AND (c.id IS NULL OR (c.finished_at IS NOT NULL AND c.state <> 'Succeeded')));
 
 -- name: note_children
 -- The steps that have started runs, and the waits for those that are waited for. A key that has a step already gets none:

@@ -47,8 +47,8 @@ SELECT key, name, args_hash, state, attempt, kind, durable, tries, child_id, res
 
 -- name: rerun_steps
 -- Failures that ended an attempt are no history: the run is retried for their sake. With them go the pauses between their
--- tries, or the next attempt would find all tries used.
+-- tries, or the next attempt would find all tries used. An approval stays over: its question was put to people, and is closed.
 WITH again AS (
     UPDATE step SET durable = false
-     WHERE run_id = %(run_id)s AND key = ANY(%(keys)s) AND state = 'failed' AND kind = 'step' AND durable)
+     WHERE run_id = %(run_id)s AND key = ANY(%(keys)s) AND state = 'failed' AND kind IN ('step', 'run', 'event', 'token') AND durable)
 DELETE FROM step WHERE run_id = %(run_id)s AND kind = 'sleep' AND state <> 'waiting' AND key LIKE '%%~try%%' AND split_part(key, '~try', 1) = ANY(%(keys)s);
