@@ -21,6 +21,7 @@ from windlass_operator.services.children import (
     RunTooDeepError,
     WaitsForItselfError,
 )
+from windlass_operator.services.invariants import InvariantService
 from windlass_operator.services.submission import Submission
 
 SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
@@ -425,6 +426,7 @@ async def test_a_failed_run_is_started_again_for_a_retry_of_its_parent_and_a_fin
     assert other != bad
     assert (await start(world, attempt.token, child("bad"))) == [other], "a repeat starts nothing"
     assert await count(world) == 4
+    assert "children" not in {found.check for found in await InvariantService(world.database, again=0).check()}
     assert (await suspend(world, attempt, "bad")).suspended
     await end(world, other, result="2")
     await follow(world)

@@ -190,7 +190,8 @@ SELECT run_id, message FROM (
                WHEN p.project_id <> c.project_id THEN 'Its parent is in another project.'
                WHEN c.depth <> p.depth + 1 THEN concat('It is at level ', c.depth, ' below a run at level ', p.depth, '.')
                WHEN c.root_id IS DISTINCT FROM coalesce(p.root_id, p.id) THEN 'It belongs to another tree than its parent.'
-               WHEN p.finished_at IS NULL AND p.state <> 'Compensating'
+               -- One that did not succeed may have been started anew by its step.
+               WHEN p.finished_at IS NULL AND p.state <> 'Compensating' AND (c.finished_at IS NULL OR c.state = 'Succeeded')
                     AND NOT EXISTS (SELECT 1 FROM step s WHERE s.run_id = p.id AND s.child_id = c.id)
                    THEN concat('Run ', p.id, ' has started it, and none of its steps knows.') END AS message
       FROM run c LEFT JOIN run p ON p.id = c.parent_id
