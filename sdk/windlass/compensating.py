@@ -7,7 +7,7 @@ import inspect
 import sys
 from typing import Any
 
-from windlass import branches, compensation, protocol
+from windlass import branches, compensation, protocol, tries
 from windlass.checkpoints import Running
 from windlass.context import Active
 from windlass.failures import failure_of
@@ -42,7 +42,7 @@ def _undo(activated: Active, one: protocol.Compensation) -> None:
     token = branches.enter(branches.Branch(inside_step=key))
     leave_span = activated.enter_span(key) if activated.enter_span is not None else None
     try:
-        _call(activated, one)
+        _call(activated, one, running)
     except BaseException as error:  # sys.exit() included, as for every step
         checkpoints.fail(running, failure_of(error, key))
         raise
@@ -54,7 +54,7 @@ def _undo(activated: Active, one: protocol.Compensation) -> None:
     checkpoints.finish(running, b"null")
 
 
-def _call(activated: Active, one: protocol.Compensation) -> None:
+def _call(activated: Active, one: protocol.Compensation, running: Running) -> None:
     saved = compensation.read(bytes(one.compensation))
     if saved.module not in sys.modules:
         with contextlib.suppress(ImportError):  # it is gone, or moved: the next line says what cannot be undone
@@ -67,8 +67,32 @@ def _call(activated: Active, one: protocol.Compensation) -> None:
         )
         return activated.checkpoints.value_of(step)
 
-    value: Any = found.function(**found.arguments(saved, found.types, result))
+    arguments = found.arguments(saved, found.types, result)
+    if found.options is not None:
+        _tried(activated, running, found.options, found.function, arguments)
+        return
+    value: Any = found.function(**arguments)
     if inspect.iscoroutine(value):
         import asyncio
 
         asyncio.run(value)
+
+
+class _Body(tries.Body):
+    """A compensation that is a step with options: its tries are those of one attempt."""
+
+    def begun(self) -> None:
+        """Begin with the first try: earlier attempts had their own."""
+
+    def pause(self, seconds: float) -> None:
+        """Stay in the process, however long: a run that undoes its steps does not wait in another way."""
+
+
+def _tried(activated: Active, running: Running, options: tries.Options, function: Any, given: dict[str, Any]) -> None:
+    body = _Body(activated, running, options, lambda: function(**given), lambda: given)
+    if inspect.iscoroutinefunction(function):
+        import asyncio
+
+        asyncio.run(tries.run_async(body))
+    else:
+        tries.run(body)

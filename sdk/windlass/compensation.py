@@ -15,6 +15,7 @@ from windlass.serialization import EMPTY, decode, encode
 
 if TYPE_CHECKING:
     from windlass.steps import Step
+    from windlass.tries import Options
 
 RESULT: Final = "result"
 """Name of the parameter that gets what the step returned."""
@@ -43,7 +44,7 @@ class Compensation:
 
     Args:
         step: The step, which has its name and function already.
-        function: What undoes it: a function, or a step, whose function is called.
+        function: What undoes it: a function, or a step, whose function is called with the step's own options.
 
     Raises:
         TypeError: It can never be called with what a step leaves behind, or not be found again.
@@ -52,6 +53,7 @@ class Compensation:
     def __init__(self, step: "Step[Any, Any]", function: Any) -> None:
         self._step = step
         self.function: Callable[..., Any] = _plain(step, function)
+        self._given = function
         self.wanted = _wanted(step, self.function)
         _declare(step, self)
 
@@ -108,6 +110,11 @@ class Compensation:
             except SerializationError as error:
                 raise CompensationError(str(error)) from None
         return values
+
+    @property
+    def options(self) -> "Options | None":
+        """How often it is tried and the like, where it is a step that says so."""
+        return getattr(self._given, "options", None)
 
     @property
     def types(self) -> tuple[inspect.Signature, Any]:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.history import History
-from windlass import PermanentError, RetryAt, ValueTooLargeError, compensation, current_run, protocol, step, task
+from windlass import PermanentError, Retry, RetryAt, ValueTooLargeError, compensation, current_run, protocol, step, task
 from windlass.errors import AttemptClosedError
 from windlass.execution import Finished
 
@@ -72,6 +72,40 @@ async def sells(order: int) -> None:
     raise ValueError("the customer is gone")
 
 
+TRIED = Retry(max_attempts=3, min_delay="10ms", max_delay="10ms", jitter="none")
+
+
+def give_up(error: Exception, order: int) -> None:
+    EFFECTS.append(("by hand", str(error), order))
+
+
+@step(retry=TRIED, retry_if=lambda error: isinstance(error, ConnectionError))
+def unbook(order: int) -> None:
+    EFFECTS.append(("unbook", order))
+    raise FAILS["unbook"]
+
+
+@step(retry=TRIED, on_error=give_up, timeout="10s")
+async def unpack(order: int) -> None:
+    EFFECTS.append(("unpack", order))
+    raise ConnectionError("no hands")
+
+
+@step(compensate=unbook)
+def book(order: int) -> None: ...
+
+
+@step(compensate=unpack)
+def pack(order: int) -> None: ...
+
+
+@task
+async def books(order: int) -> None:
+    book(order)
+    pack(order)
+    raise ValueError("the customer is gone")
+
+
 def failed(finished: Finished) -> protocol.Failure:
     assert finished.fail is not None
     return finished.fail.failure
@@ -130,6 +164,20 @@ def test_a_compensation_may_choose_when_it_is_tried_again_or_that_it_is_not() ->
     assert later.retry_after_ms == 300_000
     FAILS["refund"] = PermanentError("the account is closed")
     assert failed(history.undo(sells)).failure_class == "permanent"
+
+
+def test_a_compensation_that_is_a_step_is_tried_as_its_own_options_say() -> None:
+    history = History()
+    history.failure(books, 7)
+    FAILS["unbook"] = ConnectionError("down")
+    assert failed(history.undo(books)).message == "down"
+    assert EFFECTS == [("unpack", 7)] * 3 + [("by hand", "no hands", 7)] + [("unbook", 7)] * 3
+    assert history.steps["compensate/pack"].state == "succeeded"
+    assert history.steps["compensate/book"].tries == 3
+    EFFECTS.clear()
+    FAILS["unbook"] = ValueError("no such booking")
+    assert failed(history.undo(books, number=3)).message == "no such booking"
+    assert EFFECTS == [("unbook", 7)], "retry_if holds, and each attempt has tries of its own"
 
 
 def test_a_result_that_is_a_blob_is_fetched_for_its_compensation() -> None:
