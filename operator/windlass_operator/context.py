@@ -129,7 +129,7 @@ class Context:
         self.waits = WaitService(self.database, self.attempts, self.changes, kinds=kinds)
         self.runs = RunService(self.database, self.changes, record)
         self.progress = ProgressService(self.database, self.changes, record)
-        self.resumption = ResumeService(self.database, self.cluster.read_task, changed=self.changes)
+        self.resumption = ResumeService(self.database, self.cluster.read_task, self.blobs, changed=self.changes)
         self.submissions = SubmissionService(
             self.database,
             self.cluster.read_task,

@@ -9,7 +9,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.world import SECOND, SHOP, World, a_failure, a_step, a_task
 from windlass import protocol
-from windlass_operator.domain.errors import AttemptClosedError, TaskNotFoundError
+from windlass_operator.domain.errors import AttemptClosedError, PayloadInvalidError, TaskNotFoundError
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger import gauges
@@ -17,6 +17,7 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.run_lists import RunFilter
 from windlass_operator.services.projection import status_of
 from windlass_operator.services.resumption import NotSuspendedError
+from windlass_operator.services.submission import Submission
 
 
 @pytest.fixture
@@ -99,6 +100,25 @@ async def test_resume_with_a_version_takes_that_one_even_where_the_task_is_gone(
     with pytest.raises(TaskNotFoundError):
         await world.resumption.resume(SHOP, run_id, "order", version=7)
     assert (await world.get(run_id))["state"] == "Suspended"
+    await world.resumption.resume(SHOP, run_id, "order", version=1)
+    assert (await world.get(run_id))["state"] == "Queued"
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_payload_that_the_newest_task_refuses_keeps_the_run_suspended(world: World, large: bool) -> None:
+    text = "x" * (70_000 if large else 1)
+    run_id = await world.submit(a_task(), payload={"n": 1, "text": text})
+    (attempt,) = await world.claim()
+    await world.attempts.fail(attempt.token, divergence())
+    stricter = a_task(payload_schema={"type": "object", "properties": {"n": {"minimum": 2}}})
+    world.cluster.tasks[(SHOP.namespace, "order")] = stricter
+    with pytest.raises(PayloadInvalidError, match=r"payload\.n: 1 is less than the minimum of 2") as refused:
+        await world.resumption.resume(SHOP, run_id, "order")
+    assert refused.value.field == "payload.n"
+    assert (await world.get(run_id))["state"] == "Suspended"
+    await world.submissions.trigger(SHOP, Submission(task="order", payload={"n": 2}))  # so there is a version of it
+    with pytest.raises(PayloadInvalidError):
+        await world.resumption.resume(SHOP, run_id, "order", version=2)
     await world.resumption.resume(SHOP, run_id, "order", version=1)
     assert (await world.get(run_id))["state"] == "Queued"
 

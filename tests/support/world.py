@@ -179,8 +179,8 @@ class World:
         )
         self.runs = RunService(database, record=record)
         self.progress = ProgressService(database, record=record)
-        self.resumption = ResumeService(database, self.cluster.read_task)
         self.blobs = BlobService(database, LedgerBlobs(database, BlobMissingError))
+        self.resumption = ResumeService(database, self.cluster.read_task, self.blobs)
         self.submissions = SubmissionService(
             database, self.cluster.read_task, self.blobs, release_namespace="windlass-system", record=record
         )

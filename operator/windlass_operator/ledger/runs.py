@@ -139,6 +139,12 @@ async def version_by_number(connection: Connection, project_id: int, task: str, 
     return None if row is None else _version(row)
 
 
+async def payload_of(connection: Connection, run_id: UUID) -> Value:
+    """Return a run's payload; that of an unknown run is nothing."""
+    row = await (await connection.execute(_SQL["payload"], {"run_id": run_id})).fetchone()
+    return Value() if row is None else Value(row["payload"], row["payload_sha256"], row["payload_size"])
+
+
 async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
     """Lock a run and return what a decision needs, or None if it is unknown."""
     row = await (await connection.execute(_SQL["lock_run"], {"run_id": run_id})).fetchone()

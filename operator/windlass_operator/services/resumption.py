@@ -7,9 +7,13 @@ from uuid import UUID
 from windlass_operator.domain.errors import RunNotFoundError, TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
+from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun, Version
+from windlass_operator.services import payloads
+from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.payloads import LargeValues
 from windlass_operator.services.submission import ReadTask
 
 
@@ -28,14 +32,22 @@ class ResumeService:
     Args:
         database: The ledger.
         read_task: Reads Tasks live.
+        blobs: Has large payloads.
         changed: Called after a commit that changed a run.
     """
 
     def __init__(
-        self, database: Database, read_task: ReadTask, *, changed: Callable[[UUID], None] = lambda _: None
+        self,
+        database: Database,
+        read_task: ReadTask,
+        blobs: BlobService,
+        *,
+        changed: Callable[[UUID], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._read_task = read_task
+        self._blobs = blobs
+        self._large = LargeValues()
         self._changed = changed
 
     async def resume(self, project: Project, run_id: UUID, task: str, version: int | None = None) -> None:
@@ -51,8 +63,10 @@ class ResumeService:
             NotSuspendedError: There is nothing to resume.
             TaskNotFoundError: The Task is gone, or has no such version.
             TaskInvalidError: The Task cannot be run as it is written.
+            PayloadInvalidError: The run's payload breaks the schema of that version.
         """
         snapshot = None if version is not None else await self._read_task(project.namespace, task)
+        payload = await self._payload(project, run_id)
 
         async def work(connection: Connection) -> None:
             run = await runs.lock(connection, run_id)
@@ -70,10 +84,26 @@ class ResumeService:
             if chosen is None:
                 name = task if version is None else f"{task} version {version}"
                 raise TaskNotFoundError(name, project.namespace, field="task" if version is None else "version")
+            await self._check(payload, chosen.snapshot)
             await _go_on(connection, run, chosen)
 
         await self._database.transaction(work)
         self._changed(run_id)
+
+    async def _payload(self, project: Project, run_id: UUID) -> bytes:
+        """Return a run's payload, which never changes: read before the run is locked."""
+        async with self._database.connection() as connection:
+            payload = await runs.payload_of(connection, run_id)
+        if payload.sha256 is not None:
+            return await self._blobs.get(project.uid, run_id, payload.sha256)
+        return (payload.text or "null").encode()
+
+    async def _check(self, payload: bytes, snapshot: TaskSnapshot) -> None:
+        schema = snapshot.payload_schema
+        if schema is not None:
+            await self._large.run(
+                lambda: payloads.check(payloads.parse(payload), schema, field="payload"), size=len(payload)
+            )
 
 
 async def _go_on(connection: Connection, run: LockedRun, version: Version) -> None:

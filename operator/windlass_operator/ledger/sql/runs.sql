@@ -189,3 +189,6 @@ SELECT id, uid, namespace, credential_hash FROM project WHERE uid = %(uid)s;
 
 -- name: set_credential_hash
 UPDATE project SET credential_hash = %(credential_hash)s WHERE id = %(project_id)s;
+
+-- name: payload
+SELECT payload, payload_sha256, payload_size FROM run WHERE id = %(run_id)s;
