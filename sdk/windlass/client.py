@@ -17,8 +17,9 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from windlass import traces
 from windlass.connection import Connection
+from windlass.context import active
 from windlass.durations import parse_duration
-from windlass.errors import ApiError, RunFailedError
+from windlass.errors import ApiError, RunFailedError, StepError
 
 _POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LONGEST_POLL: Final = 30.0
@@ -42,8 +43,18 @@ class RunHandle:
 
     @property
     def _client(self) -> "Client":
-        """Made where it is needed: the code of a run starts others without an address or a token of its own."""
+        """Made where it is needed: the code of a run starts others without an address or a token of its own.
+
+        Raises:
+            StepError: Needed in that code: a call would hold the pod, or find no token.
+        """
         if self._given is None:
+            if active() is not None:
+                raise StepError(
+                    f"The code of a run has no access to the run that it started, {self.id}. To wait for its result, "
+                    "without a pod, start it by trigger_and_wait(), or several by batch_trigger_and_wait(). "
+                    "To look at it, call windlass.Client().get(handle.id) in a step; that needs a token."
+                )
             self._given = Client(namespace=self.namespace)
         return self._given
 
@@ -64,6 +75,7 @@ class RunHandle:
             RunFailedError: The run ended without a result.
             TimeoutError: It has not ended yet.
             ApiError: The API refused the request or cannot be reached.
+            StepError: Called in the run that started it: use ``trigger_and_wait`` there.
         """
         return self._client.result(self.id, timeout)
 

@@ -46,6 +46,21 @@ class Task(Generic[P, R]):
         self.migrate: Callable[[History], None] | None = options.get("migrate")
         self.is_async = inspect.iscoroutinefunction(function)
 
+    @staticmethod
+    def named(name: str) -> "Task[..., Any]":
+        """Return a task whose code is not here, to trigger it by the name of its resource.
+
+        Its results are plain JSON values.
+
+        Raises:
+            ValueError: No Task resource can have this name.
+        """
+
+        async def elsewhere(*_: Any, **__: Any) -> Any:
+            raise TypeError(f"Task.named({name!r}) has no code to call: trigger it.")
+
+        return _named(Task(elsewhere, name, {}))
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function."""
         return cast("R", self.function(*args, **kwargs))

@@ -9,7 +9,18 @@ import pytest
 
 import windlass
 from tests.support.history import History
-from windlass import ApiError, RunFailedError, RunResult, StepError, WaitTimeoutError, gather, protocol, step, task
+from windlass import (
+    ApiError,
+    RunFailedError,
+    RunResult,
+    StepError,
+    Task,
+    WaitTimeoutError,
+    gather,
+    protocol,
+    step,
+    task,
+)
 from windlass.context import NotInRunError
 
 
@@ -271,3 +282,40 @@ def test_the_error_of_a_failed_run_survives_a_pool_of_processes() -> None:
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (str(again), again.__dict__) == (str(error), error.__dict__)
     assert isinstance(again, StepError | RunFailedError)
+
+
+def test_a_run_waits_for_another_by_trigger_and_wait_and_not_by_its_handle() -> None:
+    @task
+    async def main() -> Any:
+        handle = await fetch.trigger("a")
+        return await handle.result()
+
+    @task
+    def main_sync() -> Any:
+        return fetch.trigger_sync("a").get_sync()
+
+    for function in (main, main_sync):
+        failure = History().failure(function)
+        assert failure.type == "StepError"
+        assert "id-fetch. To wait for its result, without a pod, start it by trigger_and_wait()" in failure.message
+
+
+def test_a_task_is_triggered_by_its_name_where_its_code_is_elsewhere() -> None:
+    history = History()
+    crawl = Task.named("shop.crawl")
+
+    @task(checkpoint="auto")
+    async def main() -> Any:
+        handle = await crawl.trigger({"n": 1}, tags=("x",))
+        return [handle.id, await crawl.trigger_and_wait(2)]
+
+    assert history.waits_for(main) == ["shop.crawl#2"]
+    assert [(one.task, bytes(one.payload)) for one in history.children.values()] == [
+        ("shop.crawl", b'{"n":1}'), ("shop.crawl", b"2"),
+    ]  # fmt: skip
+    history.end_wait("shop.crawl#2", {"pages": 3})
+    assert history.value(main, number=2) == ["id-shop.crawl", {"pages": 3}]
+    with pytest.raises(TypeError, match="no code to call: trigger it"):
+        asyncio.run(crawl(1))
+    with pytest.raises(ValueError, match="cannot be the name of a Task resource"):
+        Task.named("Crawl")
