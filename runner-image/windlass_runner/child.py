@@ -39,6 +39,7 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
         sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
+        signal.signal(signal.SIGUSR2, lambda *_: execution.request_stop())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             finished = _run(child, problem)
@@ -54,17 +55,18 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
 
 def _report(child: Child, finished: execution.Finished) -> None:
     _flush()
-    _write(child.result, outcome.encode(finished.complete, finished.fail, suspended=finished.suspended))
+    left: outcome.Left = "suspended" if finished.suspended else "stopped" if finished.stopped else ""
+    _write(child.result, outcome.encode(finished.complete, finished.fail, left=left))
     if "opentelemetry.trace" in sys.modules:
         from windlass import traces
 
         traces.flush()  # we end by _exit, which runs no exit handlers
 
 
-def _leave(child: Child) -> None:
-    """End the process of a run that waits. Nothing of the user's code is undone: it goes on, elsewhere and later."""
+def _leave(child: Child, how: execution.Finished) -> None:
+    """End the process of a run that goes on elsewhere, and perhaps later. Nothing of the user's code is undone."""
     try:
-        _report(child, execution.Finished(suspended=True))
+        _report(child, how)
     finally:
         os._exit(exit_codes.DONE)
 
@@ -86,7 +88,9 @@ def _run(child: Child, problem: protocol.Failure | None) -> execution.Finished:
         task = execution.load_task(attempt.entrypoint, attempt.source)
     except LoadError as error:
         return execution.Finished(fail=protocol.FailRequest(failure=error.failure))
-    return execution.execute(task, attempt, transport, partial(_leave, child))
+    waits = partial(_leave, child, execution.Finished(suspended=True))
+    stops = partial(_leave, child, execution.Finished(stopped=True))
+    return execution.execute(task, attempt, transport, waits, stops)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -119,6 +119,9 @@ class CommandSupervisor(Supervisor):
         else:
             super()._obey(answer)
 
+    def _ask_to_pause(self) -> None:
+        """Nothing: a command has its container's own SIGTERM."""
+
     def _ask_to_stop(self) -> None:
         self._signal(signal.SIGTERM)
 

@@ -1,24 +1,25 @@
 """What the end of a child means: pure, so that every way to end is a line of a test."""
 
 import signal
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from windlass import protocol
 from windlass_runner.memory import Container
 
-Result = tuple[protocol.CompleteRequest | None, protocol.FailRequest | None, bool]
+Left = Literal["", "suspended", "stopped"]
+"""How a child has left code that has not ended: the run waits and the API knows, or the pod ends and nobody knows."""
+
+Result = tuple[protocol.CompleteRequest | None, protocol.FailRequest | None, Left]
 
 MOST_RESULT: Final = 8 * protocol.INLINE_LIMIT
 """Bytes that a child may report: a result of 64 KiB, or a failure whose texts are escaped."""
 
 
-def encode(
-    complete: protocol.CompleteRequest | None, fail: protocol.FailRequest | None, *, suspended: bool = False
-) -> bytes:
+def encode(complete: protocol.CompleteRequest | None, fail: protocol.FailRequest | None, *, left: Left = "") -> bytes:
     """Return what a child writes at its end. None of the three: its attempt was closed."""
-    return msgspec.json.encode([complete, fail, suspended])
+    return msgspec.json.encode([complete, fail, left])
 
 
 def decode(data: bytes) -> Result | None:

@@ -85,6 +85,7 @@ class Supervisor:
         self._before = memory.container()
         self._used: int | None = None
         self._zygote_gone = False
+        self._asked_to_pause = False
 
     def run(self) -> int:
         """Run the attempt to its end and return the runner's exit code."""
@@ -228,14 +229,22 @@ class Supervisor:
     def _ask_to_stop(self) -> None:
         self._signal(signal.SIGUSR1, group=False)
 
+    def _ask_to_pause(self) -> None:
+        """Ask the code once to stop before its next step; what does not hear has the grace."""
+        if self._pid is not None and not self._asked_to_pause:
+            self._asked_to_pause = True
+            self._signal(signal.SIGUSR2, group=False)
+
     def _check_timers(self) -> None:
         now = time.monotonic()
         if self._exit is not None:
             return
         if self._why is None:
             self._check_limits(now)
-        if self._stopping and self._kill_at is None and self._why is None:
-            self._kill_at = self._stopping[0] + self._config.grace
+        if self._stopping and self._why is None:
+            self._ask_to_pause()
+            if self._kill_at is None:
+                self._kill_at = self._stopping[0] + self._config.grace
         if self._kill_at is not None and now >= self._kill_at:
             self._why = self._why or "released"
             self._signal(signal.SIGKILL)
@@ -297,7 +306,11 @@ class Supervisor:
         """Tell the API what came of the attempt."""
         if self._why == "closed":
             return self._lease_lost()
-        if outcome.decode(self._result) == (None, None, True):  # the run waits; the child has told the API itself
+        if outcome.decode(self._result) == (
+            None,
+            None,
+            "suspended",
+        ):  # the run waits; the child has told the API itself
             self._logs.flush(_LAST_FLUSH)
             return exit_codes.DONE
         found = self._outcome()
@@ -337,9 +350,11 @@ class Supervisor:
     def _outcome(self) -> tuple[str, Any] | None:
         """Return the report; None when the child was told that its attempt is closed."""
         result = outcome.decode(self._result)
-        if result == (None, None, False):
+        if result == (None, None, ""):
             return None
-        complete, fail, _ = result or (None, None, False)
+        complete, fail, left = result or (None, None, "")
+        if left == "stopped" and self._stopping and self._why is None:
+            self._why = "released"
         if complete is not None:
             return "/complete", complete
         if fail is not None and self._why not in _LIMITS:

@@ -10,6 +10,7 @@ Talks with process 1 over a socket (file descriptor 3), one JSON message each wa
 import contextlib
 import gc
 import os
+import signal
 import socket
 import sys
 import threading
@@ -25,6 +26,7 @@ from windlass_runner.zygote_channel import SOCKET
 
 def main() -> None:
     """Serve attempts until process 1 closes the socket."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a child that cannot hear yet that it should stop goes on
     channel = socket.socket(fileno=SOCKET)
     channel.set_inheritable(False)  # its end tells process 1 of ours: nobody else may hold it open
     request = _receive(channel)

@@ -38,6 +38,7 @@ def _undo(activated: Active, one: protocol.Compensation) -> None:
     digest = hashlib.sha256(bytes(one.compensation)).hexdigest()[:16]
     running = Running(key, f"compensate {one.name}", digest)
     checkpoints = activated.checkpoints
+    activated.stop.before_step_sync()
     checkpoints.begin(running)
     token = branches.enter(branches.Branch(inside_step=key))
     leave_span = activated.enter_span(key) if activated.enter_span is not None else None

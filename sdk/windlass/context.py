@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from windlass.children import Starter
     from windlass.progress import Progress
     from windlass.reruns import FailedSteps
+    from windlass.stopping import Stop
     from windlass.transport import Transport
     from windlass.waits import Waits
 
@@ -121,6 +122,8 @@ class Active:
         self.checkpoints = checkpoints
         self.waits: Waits
         """Set before the code starts; it needs to know the attempt itself."""
+        self.stop: Stop
+        """Set likewise."""
         self.transport = transport
         self.failed = failed
         self.origin = run.id

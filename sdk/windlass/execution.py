@@ -36,6 +36,7 @@ from windlass.liveness import Blocked, blocked
 from windlass.progress import Progress
 from windlass.reruns import FailedSteps
 from windlass.serialization import encode
+from windlass.stopping import Stop
 from windlass.tasks import Task
 from windlass.transport import Transport
 from windlass.waits import Waits
@@ -51,6 +52,8 @@ class Finished:
     fail: protocol.FailRequest | None = None
     suspended: bool = False
     """The run waits, and the API knows."""
+    stopped: bool = False
+    """The pod must end, and the code has stopped before a step: the run is to be handed back."""
 
 
 def preload(module: str) -> None:
@@ -135,6 +138,19 @@ _cancelled_early = Flag()
 """Cancelled while the code was still being loaded: the attempt learns of it when it starts."""
 
 
+_stop_early = Flag()
+"""The same for a pod that must end."""
+
+
+def request_stop() -> None:
+    """Ask the running task to stop before its next step. Safe in a signal handler."""
+    attempt = active()
+    if attempt is None:
+        _stop_early.raised = True
+    else:
+        attempt.stop.asked = True
+
+
 def request_cancel() -> None:
     """Ask the running task to stop. Safe in a signal handler.
 
@@ -157,6 +173,7 @@ def execute(
     attempt: protocol.ClaimedAttempt,
     transport: Transport,
     leave: Callable[[], None] = lambda: None,
+    hand_back: Callable[[], None] = lambda: None,
 ) -> Finished:
     """Run an attempt and return what came of it.
 
@@ -166,6 +183,7 @@ def execute(
         transport: To the API.
         leave: Called once the run waits without this process, in a thread. It should end the process: code that is
             left by an exception would clean up as if it had ended.
+        hand_back: Called likewise once the code has stopped because the pod must end.
 
     Raises:
         AttemptClosedError: Another attempt may be running; nothing may be reported.
@@ -187,7 +205,9 @@ def execute(
     activated = Active(run, checkpoints, transport, FailedSteps())
     root = branches.Branch()
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
+    activated.stop = Stop(run, checkpoints, hand_back)
     activate(activated)
+    activated.stop.asked = activated.stop.asked or _stop_early.raised
     if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost
         _cancelled_early.raised = False
         run._cancelled.raised = True  # noqa: SLF001 - as in request_cancel

@@ -135,8 +135,8 @@ class Step(Generic[P, R]):
         past = self._saved(attempt, running)
         if past is not None:
             return cast("R", past.again(attempt.failed, running.key))
-        attempt.checkpoints.begin(running)
-        leave_span = attempt.enter_span(running.key) if attempt.enter_span is not None else None
+        attempt.stop.before_step_sync()
+        leave_span = _begin(attempt, running)
         try:
             if self.options is None:
                 token = branches.enter(branches.Branch(inside_step=running.key))
@@ -177,8 +177,8 @@ class Step(Generic[P, R]):
             past = await asyncio.to_thread(self._saved, attempt, running)
         if past is not None:
             return past.again(attempt.failed, running.key)
-        attempt.checkpoints.begin(running)
-        leave_span = attempt.enter_span(running.key) if attempt.enter_span is not None else None
+        await attempt.stop.before_step()
+        leave_span = _begin(attempt, running)
         try:
             if self.options is None:
                 token = branches.enter(branches.Branch(inside_step=running.key))
@@ -241,6 +241,12 @@ class Step(Generic[P, R]):
             return await cast("Awaitable[Any]", self.function(*args, **kwargs))
         finally:
             _ALONE.reset(token)
+
+
+def _begin(attempt: Active, running: Running) -> "Callable[[], None] | None":
+    """Note that a step's body starts; return what ends its span, if it has one."""
+    attempt.checkpoints.begin(running)
+    return attempt.enter_span(running.key) if attempt.enter_span is not None else None
 
 
 _ALONE: Final[ContextVar[str]] = ContextVar("windlass_step_alone")

@@ -177,11 +177,75 @@ def main():
         process.send_signal(signal.SIGTERM)
         assert (await ended(process))[0] == exit_codes.DONE
     row = await world.get(run_id)
-    assert row["user_failures"] == row["infra_failures"] == 0
-    if row["state"] == "Queued":
-        assert (await run_once(world, url))[0] == exit_codes.DONE
+    assert (row["state"], row["user_failures"], row["infra_failures"]) == ("Queued", 0, 0)
+    assert [step["key"] for step in await world.runs.steps(run_id, after=0, limit=10)] == ["first"]
+    assert (await run_once(world, url))[0] == exit_codes.DONE
     assert json.loads((await world.get(run_id))["result"]) == [1, 2]
-    assert (await logs_of(world, run_id)).count("first") == 1
+    assert await logs_of(world, run_id) == ["first", "second in attempt 2"]
+
+
+@pytest.mark.parametrize("compensating", [False, True])
+async def test_sigterm_stops_each_branch_before_its_next_step_and_leaves_the_others_to_end(
+    world: World, url: str, compensating: bool
+) -> None:
+    undo = "\nundone = []\ndef undo(result):\n    print('undo', result, flush=True)\n    time.sleep(0.5)\n"
+    body = f"""
+import asyncio, time
+{undo if compensating else "undo = None"}
+@step(compensate=undo)
+async def work(n, seconds):
+    print("work", n, flush=True)
+    await asyncio.sleep(seconds)
+    return n
+async def branch(n):
+    return [await work(n, n / 4), await work(n + 10, 0)]
+@task
+async def main():
+    done = await gather(branch(1), branch(2))
+    if {compensating}:
+        raise PermanentError("so that all is undone")
+    return done
+"""
+    run_id = await world.submit(code(body))
+    wanted = "undo 12" if compensating else "work 2"
+    async with runner(world, url) as process:
+        if compensating:
+            assert (await ended(process))[0] == exit_codes.USER_FAILURE
+    async with runner(world, url) as process:
+        await said(world, run_id, wanted)
+        process.send_signal(signal.SIGTERM)
+        assert (await ended(process, seconds=10))[0] == exit_codes.DONE
+    row = await world.get(run_id)
+    assert (row["user_failures"], row["infra_failures"]) == (1 if compensating else 0, 0)
+    lines = await logs_of(world, run_id)
+    assert [line for line in lines if line.startswith(wanted.split(maxsplit=1)[0])] == (
+        ["undo 12"] if compensating else ["work 1", "work 2"]
+    )
+    assert (await run_once(world, url))[0] == exit_codes.DONE
+    row = await world.get(run_id)
+    if compensating:
+        assert (row["state"], row["reason"]) == ("Failed", "PermanentError")
+        assert (await logs_of(world, run_id)).count("undo 12") == 1
+    else:
+        assert json.loads(row["result"]) == [[1, 11], [2, 12]]
+
+
+async def test_sigterm_lets_code_without_steps_use_its_grace(world: World, url: str) -> None:
+    body = """
+import time
+@task
+def main():
+    print("on it", flush=True)
+    time.sleep(1)
+    return "done"
+"""
+    run_id = await world.submit(code(body))
+    async with runner(world, url) as process:
+        await said(world, run_id, "on it")
+        process.send_signal(signal.SIGTERM)
+        assert (await ended(process, seconds=10))[0] == exit_codes.DONE
+    row = await world.get(run_id)
+    assert (row["state"], row["result"]) == ("Succeeded", '"done"')
 
 
 async def _cancelled(world: World, url: str, run_id: UUID) -> int:

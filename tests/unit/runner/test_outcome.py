@@ -18,9 +18,9 @@ KILLED = -signal.SIGKILL
 
 def test_what_a_child_writes_is_read_back() -> None:
     complete = protocol.CompleteRequest(result=msgspec.Raw(b"[1]"))
-    assert outcome.decode(outcome.encode(complete, None)) == (complete, None, False)
-    assert outcome.decode(outcome.encode(None, None)) == (None, None, False)
-    assert outcome.decode(outcome.encode(None, None, suspended=True)) == (None, None, True)
+    assert outcome.decode(outcome.encode(complete, None)) == (complete, None, "")
+    assert outcome.decode(outcome.encode(None, None)) == (None, None, "")
+    assert outcome.decode(outcome.encode(None, None, left="suspended")) == (None, None, "suspended")
 
 
 @pytest.mark.parametrize("junk", [b"", b"[", b"[1,2]", b"null", b"[null,null][null,null]", b"\xff\x00"])
