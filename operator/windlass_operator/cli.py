@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from typing import Final, Literal
 
@@ -75,6 +76,10 @@ def _run(options: argparse.Namespace) -> None:
 
         migrate(config.postgres_uri, wait=options.wait)
         return
+    if "WINDLASS_FAILPOINTS" in os.environ:
+        from windlass_operator import failpoints
+
+        failpoints.install("api" if options.command == "api" else "operator")
     import uvloop
 
     from windlass_operator import processes  # late: the other commands must not pay for a web server and kopf

@@ -14,6 +14,7 @@ from windlass import execution, protocol
 from windlass.errors import AttemptClosedError, LoadError
 from windlass.transport import HttpTransport
 from windlass_runner import exit_codes, outcome
+from windlass_runner.config import arm_failpoints
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def _flush() -> None:
 
 
 def _run(child: Child, problem: protocol.Failure | None) -> execution.Finished:
+    arm_failpoints("child")
     attempt = child.attempt
     if problem is not None:
         return execution.Finished(fail=protocol.FailRequest(failure=problem))

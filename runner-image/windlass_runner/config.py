@@ -3,6 +3,10 @@
 import os
 from collections.abc import Mapping
 
+TYPE_CHECKING = False  # as in the SDK: to import `typing` costs milliseconds of every start
+if TYPE_CHECKING:
+    from typing import Literal
+
 
 class Config:
     """Read once at the start.
@@ -56,6 +60,17 @@ class Config:
 def user_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for user code: everything but the pod's credential."""
     return {k: v for k, v in env.items() if not k.startswith("WINDLASS_CREDENTIAL")}
+
+
+def arm_failpoints(role: "Literal['runner', 'child']") -> None:
+    """Install failpoints in this process, where they are asked for; see :mod:`windlass.failpoints`."""
+    if "WINDLASS_FAILPOINTS" in os.environ:
+        from windlass import failpoints
+
+        try:
+            failpoints.install(role)
+        except failpoints.FailpointsRefusedError as error:
+            raise SystemExit(f"windlass-runner: {error}") from None
 
 
 def forget_credential() -> None:

@@ -17,7 +17,7 @@ import msgspec
 from windlass import protocol
 from windlass_runner import STOP_SIGNALS, exit_codes
 from windlass_runner.api import ApiClient, Refused, Unreachable
-from windlass_runner.config import Config, forget_credential, user_environment
+from windlass_runner.config import Config, arm_failpoints, forget_credential, user_environment
 from windlass_runner.zygote_process import Zygote
 
 _WITHDRAW = 5.0
@@ -72,6 +72,7 @@ def main(zygote: Zygote | None = None) -> NoReturn:
         zygote: Started already.
     """
     zygote = zygote or Zygote(user_environment(os.environ))
+    arm_failpoints("runner")
     config = Config(os.environ)
     stopping = Stopping()
     signal.signal(signal.SIGTERM, stopping.ask)

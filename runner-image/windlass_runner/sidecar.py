@@ -22,13 +22,14 @@ from typing import NoReturn  # noqa: E402
 from windlass_runner import exit_codes  # noqa: E402
 from windlass_runner.api import Refused, Unreachable  # noqa: E402
 from windlass_runner.command import CommandSupervisor  # noqa: E402
-from windlass_runner.config import Config, forget_credential  # noqa: E402
+from windlass_runner.config import Config, arm_failpoints, forget_credential  # noqa: E402
 from windlass_runner.main import StoppedError, Stopping, claim, leave, say, withdraw  # noqa: E402
 from windlass_runner.shim import Shim, accept, listen  # noqa: E402
 
 
 def main() -> NoReturn:
     """Serve one attempt, then wait to be ended."""
+    arm_failpoints("runner")
     stopping = Stopping()
     _on_stop(_nothing_to_lose)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
