@@ -130,6 +130,15 @@ integration: setup postgres compiler ## The real runner against the real API and
 faults: setup postgres ## Broken links, lost commits, zombies, killed and promoted databases. FAULTS=all takes longer.
 	FAULTS=$(FAULTS) $(PYTEST) tests/faults
 
+# CRASH_ONLY='…', as each failure prints it, repeats one; SEED=… takes a sample again.
+.PHONY: crash
+crash: setup postgres ## Crash at every call of runner, API and operator, and check what comes of it. SAMPLE=n: some of them.
+	$(BIN)/python -m tests.crash
+
+.PHONY: crash-sample
+crash-sample: setup postgres ## A sample of `make crash`, another one each time, in five minutes at most.
+	SAMPLE=$${SAMPLE:-120} CRASH_SECONDS=$${CRASH_SECONDS:-240} $(BIN)/python -m tests.crash
+
 .PHONY: cluster-test
 cluster-test: setup cluster-up ## The one-node cluster itself: it comes back from whatever ends it.
 	@if [ "$$WINDLASS_CLUSTER" = existing ]; then echo "cluster-test: NOT RUN. The cluster is somebody else's."; \
@@ -142,8 +151,8 @@ e2e: setup images ## What users do, on a real cluster.
 	  WINDLASS_E2E_INSTALLED=1 $(PYTEST) e2e/scenarios --timeout 300 -m alone && exit $$first
 
 .PHONY: test
-test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, faults, cluster, e2e.
-	@start=$$SECONDS; for target in setup lint types verify cluster-up unit sdk-lowest ledger integration faults cluster-test e2e; do \
+test: ## Everything: lint, types, unit, sdk-lowest, ledger, integration, faults, crash-sample, cluster, e2e.
+	@start=$$SECONDS; for target in setup lint types verify cluster-up unit sdk-lowest ledger integration faults crash-sample cluster-test e2e; do \
 	  echo "▸ make $$target"; $(MAKE) --no-print-directory $$target || exit 1; done; \
 	  echo "all green in $$((SECONDS - start)) s"
 

@@ -40,7 +40,7 @@ def install(role: Role) -> None:
 
 
 def _wrap_ledger(points: Failpoints) -> None:
-    names = _statements()
+    names = statements()
     last = "_windlass_last_statement"
 
     def execute(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -130,7 +130,7 @@ def verb_and_kind(method: str, url: str) -> str:
     return f"{'watch' if 'watch' in parse_qs(parts.query) else 'list'} {kind}"
 
 
-def _statements() -> dict[str, str]:
+def statements() -> dict[str, str]:
     """Return the name of each statement by its text."""
     found: dict[str, str] = {}
     for file in (files(queries.__package__) / "sql").iterdir():
