@@ -15,7 +15,8 @@ SELECT k.key, k.project_id, p.namespace, p.uid AS project_uid, k.parts, k.failur
 SELECT count(*) AS n FROM pod WHERE ended_at IS NULL AND state IN ('Planned', 'Created');
 
 -- name: plan_pod
--- Written before the POST: its name is the row's, so a second create answers 409 and not a twin.
+-- Written before the POST: its name is the row's, so a second create answers 409 and not a twin. A repeat after a commit
+-- whose acknowledgement was lost finds its rows.
 INSERT INTO pod (id, project_id, pod_key, name, namespace, state)
 VALUES (%(id)s, %(project_id)s, %(pod_key)s, %(name)s, %(namespace)s, 'Planned')
     ON CONFLICT (id) DO NOTHING;
