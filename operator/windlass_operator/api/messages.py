@@ -8,11 +8,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from windlass import protocol
 from windlass_operator.api.schemas import BatchRequest, TriggerRequest
-from windlass_operator.domain.errors import InvalidRequestError, PayloadTooLargeError
+from windlass_operator.domain.errors import InvalidRequestError, PayloadTooLargeError, WindlassError
 
 M = TypeVar("M", bound=protocol.Message)
 B = TypeVar("B", bound=BaseModel)
@@ -20,21 +20,31 @@ _FREE_TEXT: Final = frozenset({"text", "message", "traceback"})
 """Fields in which people read: what cannot be kept is spelled out. Anything else is a key, and must stay what it is."""
 
 
+class CallerGoneError(WindlassError):
+    """Who asked has hung up, or died, in the middle of a request. Nobody reads the answer, and nobody is at fault."""
+
+    code, http_status = "InvalidRequest", 499
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the body, refused before it is parsed when it is too large.
 
     Raises:
         PayloadTooLargeError: It has more than ``limit`` bytes, announced or not.
+        CallerGoneError: It did not come to its end.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
         raise PayloadTooLargeError(f"The body has {announced} bytes; the limit is {limit}.")
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise PayloadTooLargeError(f"The body has more than {limit} bytes.")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise PayloadTooLargeError(f"The body has more than {limit} bytes.")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise CallerGoneError("The connection was closed before the request was complete.") from None
     return b"".join(chunks)
 
 
