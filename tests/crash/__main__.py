@@ -50,7 +50,7 @@ class Report:
             print(f"    again: make crash CRASH_ONLY='{boundary}'", flush=True)
         else:
             self.passed += 1
-        if done % 25 == 0 or done == self._total:
+        if done % 10 == 0 or done == self._total:
             spent = time.monotonic() - self._began
             print(f"  {done} of {self._total}, {spent:.0f} s, {spent / done:.2f} s each", flush=True)
 

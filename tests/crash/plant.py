@@ -31,7 +31,7 @@ from windlass_operator.kube.runner_names import RUNNER_CONTAINER
 
 SHOP: Final = "shop"
 DEADLINE: Final = 60.0
-"""Seconds for one repetition. A calm one takes one or two; what takes this long never ends."""
+"""Seconds for one repetition, at least. A calm one takes one or two; what takes this long never ends."""
 _AGAIN: Final = 0.02
 _FINAL: Final = ("Succeeded", "Failed", "Cancelled", "TimedOut")
 

@@ -103,6 +103,7 @@ class Grounds:
         with psycopg.connect(self._world, autocommit=True) as world:
             world.execute(effects.TABLES)
         self._made = 0
+        self._slowest = 0.0
 
     @asynccontextmanager
     async def places(self, *, s3: bool) -> AsyncIterator[Places]:
@@ -129,7 +130,11 @@ class Grounds:
     async def run(
         self, scenario: Scenario, boundary: Boundary | None = None, baseline: checks.Seen | None = None
     ) -> Ended:
-        """Run a scenario once and look at what it led to."""
+        """Run a scenario once and look at what it led to.
+
+        A machine that is busy gets more time: as long as ten undisturbed runs took on it.
+        """
+        deadline = max(DEADLINE, 10 * self._slowest)
         began = time.monotonic()
         async with self.places(s3=scenario.s3) as places:
             if boundary is not None:
@@ -138,27 +143,31 @@ class Grounds:
             seen: checks.Seen | None = None
             async with plant(self._forge, places) as made:
                 try:
-                    async with asyncio.timeout(DEADLINE):
+                    async with asyncio.timeout(deadline):
                         await scenario.drive(made)
                     seen = await checks.look(made.database, places.world)
                     problems = await checks.broken(made.database, places.ledger, places.world)
                 except (TimeoutError, StuckError, AssertionError) as error:
-                    problems = [await _stuck(made, error)]
+                    problems = [await _stuck(made, error, deadline)]
             if baseline is not None and seen is not None and boundary is not None:
                 problems += baseline.difference(seen, failures_too=boundary.role != "child")
             file = places.folder / "passed"
             passed = file.read_text().splitlines() if file.exists() else []
             struck = (places.folder / "struck").exists()
             logs = _logs(places.folder) if problems else ""
-        return Ended(problems, seen, passed, struck, time.monotonic() - began, logs)
+        seconds = time.monotonic() - began
+        if boundary is None:
+            self._slowest = max(self._slowest, seconds)
+        return Ended(problems, seen, passed, struck, seconds, logs)
 
 
-async def _stuck(made: Plant, error: Exception) -> str:
+async def _stuck(made: Plant, error: Exception, deadline: float) -> str:
     rows = await made.rows("SELECT task, state, reason, message FROM run ORDER BY created_at")
     pods = await made.rows("SELECT name, state, ended_at IS NOT NULL AS ended, deleted_at IS NOT NULL AS gone FROM pod")
     there = [(pod["metadata"]["name"], pod.get("status", {}).get("phase")) for pod in made.kube.of("pods")]
+    why = str(error) or f"not within {deadline:g} s"
     return (
-        f"stuck, {error or f'not within {DEADLINE:g} s'}: {made.waited_for}; runs {[tuple(r.values()) for r in rows]}; "
+        f"stuck, {why}: {made.waited_for}; runs {[tuple(r.values()) for r in rows]}; "
         f"pods {[tuple(p.values()) for p in pods]}; in the cluster {there}; deaths {made.deaths}"
     )
 
