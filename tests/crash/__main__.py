@@ -57,8 +57,8 @@ class Report:
 
 async def crash(
     grounds: Grounds, *, sample: int | None, seed: str, only: str | None, seconds: float, at_once: int
-) -> int:
-    """Run what is asked for and return how many failed.
+) -> bool:
+    """Run what is asked for and return whether something passed and nothing failed.
 
     Args:
         grounds: Where.
@@ -99,7 +99,7 @@ async def crash(
     if report.missed:
         print(f"{report.missed} boundaries were not reached this time: those runs had no crash")
     print(f"{report.passed} passed, {report.failed} failed")
-    return report.failed
+    return report.passed > 0 and not report.failed
 
 
 async def _learn(grounds: Grounds, scenario: Scenario) -> tuple[checks.Seen, list[Boundary]]:
@@ -127,7 +127,7 @@ def _print_counts(found: Sequence[Boundary]) -> None:
     print(f"{len(found)} boundaries: {roles}; {', '.join(f'{mode} {by_mode[mode]}' for mode in MODES)}", flush=True)
 
 
-async def _main() -> int:
+async def _main() -> bool:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     main = asyncio.current_task()
     assert main is not None, "this runs in one"
@@ -146,4 +146,4 @@ async def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if asyncio.run(_main()) else 0)
+    sys.exit(0 if asyncio.run(_main()) else 1)
