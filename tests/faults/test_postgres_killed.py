@@ -16,6 +16,7 @@ from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
+from windlass_operator.services.invariants import InvariantService
 from windlass_operator.services.submission import Submission
 
 RUNS = 2_000 if ALL else 400
@@ -66,6 +67,7 @@ async def test_runs_survive_a_database_that_is_killed_every_few_seconds(
     events = await database.fetch("SELECT run_id FROM event WHERE type = 'Succeeded' GROUP BY 1 HAVING count(*) > 1")
     assert events == []
     assert executors.again == [], "no body runs again after its checkpoint"
+    assert await InvariantService(database).check() == []
     say(f"{_report(executors.completed, down, up)}; {executors.lost} attempts lost")
     waits = _recoveries(executors.completed, down, up)
     assert median(waits) <= 3.0, waits

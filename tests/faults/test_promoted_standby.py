@@ -17,6 +17,7 @@ from windlass import protocol
 from windlass_operator.domain.errors import UnauthorizedError
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
+from windlass_operator.services.invariants import InvariantService
 from windlass_operator.services.submission import Submission
 
 RUNS = 120
@@ -79,6 +80,7 @@ async def test_a_standby_that_has_every_commit_takes_over_and_all_runs_end(world
         "SELECT run_id FROM event WHERE type = 'Succeeded' GROUP BY 1 HAVING count(*) > 1"
     )
     assert ends == []
+    assert await InvariantService(world.database).check() == []
 
 
 async def test_a_standby_that_lacks_commits_runs_nothing_again_that_a_status_names(world: World, servers: Pair) -> None:
