@@ -12,6 +12,8 @@ from tests.support.dev import alive, cli, dev
 from tests.support.eventually import eventually
 from windlass_operator.local.postgres import LocalPostgres
 
+pytestmark = pytest.mark.timeout(240)  # each starts Windlass twice, on a machine that may be busy
+
 ORDER = """
 from windlass import step, task
 
@@ -25,7 +27,7 @@ def order(order_id: int) -> str:
     return charge(order_id)
 """
 SLEEPER = """
-import time
+import os, time
 from windlass import step, task
 
 @step
@@ -34,9 +36,10 @@ def first() -> int:
     return 1
 
 @task
-def sleeper(seconds: float) -> int:
+def sleeper() -> int:
     value = first()
-    time.sleep(seconds)
+    while os.path.exists("wait"):
+        time.sleep(0.05)
     return value
 """
 
@@ -100,8 +103,9 @@ async def test_task_and_run_resources_of_yaml_files_are_run(folder: Path) -> Non
 
 async def test_ctrl_c_leaves_nothing_behind_and_the_next_start_goes_on(folder: Path) -> None:
     (folder / "sleeper.py").write_text(SLEEPER)
+    (folder / "wait").touch()
     async with dev(folder, ".") as running:
-        code, run = await running.cli("run", "sleeper", "-p", "2")
+        code, run = await running.cli("run", "sleeper")
         assert code == 0, run
         await running.says("│ first step")
         pids = running.below()
@@ -109,8 +113,9 @@ async def test_ctrl_c_leaves_nothing_behind_and_the_next_start_goes_on(folder: P
         assert not alive(pids)
     code, out = await cli(folder, "runs", "list", "--timeout", "5s")
     assert code == 3, "the command line no longer takes it for running"
+    (folder / "wait").unlink()
     async with dev(folder, ".") as running:
-        said = await running.says("✔ Succeeded", seconds=60)
+        said = await running.says("✔ Succeeded")
         assert "first step" not in said, "a finished step is not run again"
         code, out = await running.cli("runs", "get", run.strip(), "-o", "json")
         assert json.loads(out)["failures"] == {"user": 0, "infra": 0}
@@ -118,8 +123,9 @@ async def test_ctrl_c_leaves_nothing_behind_and_the_next_start_goes_on(folder: P
 
 async def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(folder: Path) -> None:
     (folder / "sleeper.py").write_text(SLEEPER)
+    (folder / "wait").touch()
     async with dev(folder, ".") as running:
-        code, run = await running.cli("run", "sleeper", "-p", "2")
+        code, run = await running.cli("run", "sleeper")
         assert code == 0, run
         await running.says("│ first step")
         pids = running.below()
@@ -129,8 +135,9 @@ async def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(folder: P
             return alive(pids)
 
         await eventually(left, lambda found: not found)
+    (folder / "wait").unlink()
     async with dev(folder, ".") as running:
-        said = await running.says("✔ Succeeded", seconds=60)
+        said = await running.says("✔ Succeeded")
         assert "first step" not in said, "a finished step is not run again"
         code, out = await running.cli("runs", "get", run.strip(), "-o", "json")
         assert json.loads(out)["failures"]["user"] == 0

@@ -32,7 +32,7 @@ class Dev:
         """Everything that it has printed."""
         return self._output.read_text()
 
-    async def says(self, text: str, *, seconds: float = 60) -> str:
+    async def says(self, text: str, *, seconds: float = 100) -> str:
         """Wait until it has printed something, and return all that it has printed."""
 
         async def look() -> str:
@@ -52,7 +52,7 @@ class Dev:
     async def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end."""
         self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), 60)
 
 
 @asynccontextmanager

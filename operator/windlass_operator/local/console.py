@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +22,8 @@ _PAGE: Final = 500
 _REMEMBERED: Final = 2_000
 """Runs of which is known what was printed."""
 _RESULT: Final = 200
+_LAST_LINE: Final = 2**62
+"""A number that no line of an attempt has."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _COLOURS: Final = (36, 35, 34, 33, 32, 96, 95, 94)
 
@@ -51,6 +53,7 @@ class Console:
         self._shown: dict[UUID, _Shown] = {}
         self._changed: set[UUID] = set()
         self._news = asyncio.Event()
+        self._since = datetime.now(UTC)
         plane.context.changes.listen(self._note)
 
     def _note(self, run_id: UUID) -> None:
@@ -73,13 +76,19 @@ class Console:
         running = {run_id for run_id, shown in self._shown.items() if shown.state == "Running"}
         asked, self._changed = self._changed | running, set()
         for row in reversed(await runs.get_many(self._plane.database, list(asked))):
-            shown = self._shown.setdefault(row["id"], _Shown())
+            shown = self._shown.setdefault(row["id"], _Shown(cursor=self._first_line(row)))
             if row["finished_at"] is None:
                 self._show_state(row, shown)
             await self._show_log(row, shown)
             self._show_state(row, shown)
         for run_id in list(self._shown)[:-_REMEMBERED]:
             del self._shown[run_id]
+
+    def _first_line(self, row: Mapping[str, Any]) -> tuple[int, int]:
+        """Return after which line to begin: what an earlier start has shown is not shown again."""
+        if row["created_at"] >= self._since:
+            return 0, 0
+        return (row["attempts"] - 1 if row["state"] == "Running" else row["attempts"]), _LAST_LINE
 
     async def _show_log(self, row: Mapping[str, Any], shown: _Shown) -> None:
         while True:

@@ -6,8 +6,9 @@ Run as a script, see ``keeping``, with nothing imported but the standard library
 
 ``LIFELINE`` is the read end of a pipe whose other end only the asking process has: when that process is gone, however
 it went, the program is told to stop by ``STOP_SIGNAL`` and, after ``GRACE`` seconds, killed with all that it has
-started. SIGTERM to the keeper means the same. ``USER`` is the id of the user and group that the program gets, or 0 for
-no change. The keeper exits as the program did; 128 and the signal's number for a signal.
+started. SIGTERM to the keeper means the same, and what asks a second time kills at once. ``USER`` is the id of the
+user and group that the program gets, or 0 for no change. The keeper exits as the program did; 128 and the signal's
+number for a signal.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def main(lifeline: int, stop_signal: int, grace: float, user: int, command: list
         if asked and kill_at is None:
             kill_at = time.monotonic() + grace
             _signal(program, stop_signal)
-        if kill_at is not None and time.monotonic() >= kill_at:
+        if kill_at is not None and (len(asked) > 1 or time.monotonic() >= kill_at):
             _kill_all()
             kill_at = time.monotonic() + 1
 

@@ -19,8 +19,8 @@ from windlass_operator.local.keeping import Lifeline
 
 log = structlog.get_logger()
 
-_GRACE: Final = 20.0
-"""Seconds from asking a runner to stop to killing it: as in a cluster."""
+_REPORT: Final = 3.0
+"""Seconds that a runner gets to report, besides those that the user's code gets to end."""
 _LINES: Final = 100
 _LINE: Final = 1_000
 _TELL_AGAIN: Final = (0.0, 0.5, 2.0)
@@ -95,7 +95,7 @@ class LocalPods:
             if (pod.plan.namespace, pod.plan.name) == (plan.namespace, plan.name):
                 return pod.uid
         uid = str(uuid4())
-        command = self._lifeline.command([sys.executable, "-m", "windlass_runner"], grace=_GRACE)
+        command = self._lifeline.command([sys.executable, "-m", "windlass_runner"], grace=self._grace + _REPORT)
         process = await asyncio.create_subprocess_exec(
             *command,
             env=self._env(plan, uid, env, credential),
@@ -174,9 +174,11 @@ class LocalPods:
         waiting = [asyncio.create_task(pod.process.wait()) for pod in self._pods.values()]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=patience)
-            for waits in late:
-                waits.cancel()
-        self._lifeline.close()
+            self._lifeline.close()  # asks who is late a second time, which kills
+            if late:
+                await asyncio.wait(late, timeout=patience)
+        else:
+            self._lifeline.close()
         for watch in self._watching:
             watch.cancel()
         await asyncio.gather(*waiting, *self._watching, return_exceptions=True)
