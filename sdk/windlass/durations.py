@@ -5,8 +5,10 @@ always a ``timedelta``.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
+
+from windlass.clock import utc_now
 
 PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
 """Regular expression of the syntax, also used in the CRDs."""
@@ -48,7 +50,7 @@ def parse_duration(text: str | timedelta) -> timedelta:
 
 def seconds_until(when: str | timedelta | datetime) -> float:
     """Return the seconds from now to ``when``: a duration, or an aware datetime; 0 for one that has passed."""
-    delay = when - datetime.now(UTC) if isinstance(when, datetime) else parse_duration(when)
+    delay = when - utc_now() if isinstance(when, datetime) else parse_duration(when)
     return max(0.0, delay.total_seconds())
 
 

@@ -174,6 +174,9 @@ def execute(
     transport: Transport,
     leave: Callable[[], None] = lambda: None,
     hand_back: Callable[[], None] = lambda: None,
+    *,
+    origin: str | None = None,
+    checkpoints_of: type[Checkpoints] = Checkpoints,
 ) -> Finished:
     """Run an attempt and return what came of it.
 
@@ -184,6 +187,8 @@ def execute(
         leave: Called once the run waits without this process, in a thread. It should end the process: code that is
             left by an exception would clean up as if it had ended.
         hand_back: Called likewise once the code has stopped because the pod must end.
+        origin: The run whose external effects this one shares; by default it is one of its own.
+        checkpoints_of: The class of its checkpoints. The testing kit has one that looks on.
 
     Raises:
         AttemptClosedError: Another attempt may be running; nothing may be reported.
@@ -201,8 +206,9 @@ def execute(
         compensating=attempt.compensating,
         _progress=progress,
     )
-    checkpoints = Checkpoints(attempt, transport, code_id(attempt.entrypoint, attempt.source))
+    checkpoints = checkpoints_of(attempt, transport, code_id(attempt.entrypoint, attempt.source))
     activated = Active(run, checkpoints, transport, FailedSteps())
+    activated.origin = origin or run.id
     root = branches.Branch()
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
     activated.stop = Stop(run, checkpoints, hand_back)

@@ -6,10 +6,11 @@ cannot be calculated: ``now()`` is a step, written once. In a step's body, and o
 """
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from windlass import branches
+from windlass.clock import utc_now
 from windlass.context import active
 from windlass.errors import StepError
 from windlass.steps import Step
@@ -29,9 +30,9 @@ def now() -> datetime:
     """
     branch = branches.current()
     if branch is None and active() is None:
-        return datetime.now(UTC)
+        return utc_now()
     if branch is not None and branch.inside_step is not None:
-        return datetime.now(UTC)
+        return utc_now()
     return datetime.fromisoformat(_NOW())
 
 
@@ -83,7 +84,7 @@ def _digest(place: str) -> bytes:
 
 
 def _time() -> str:
-    return datetime.now(UTC).isoformat()
+    return utc_now().isoformat()
 
 
 _NOW: Final = Step(_time, "now")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
-from windlass import branches, protocol
+from windlass import branches, clock, protocol
 from windlass.checkpoints import PAUSE, Running
 from windlass.context import Active
 from windlass.durations import format_duration, parse_duration, seconds_until
@@ -25,7 +25,7 @@ from windlass.errors import (
 )
 from windlass.failures import failure_of, members_of, text_of
 from windlass.retry import Retry
-from windlass.waits import SHORT, Pending
+from windlass.waits import Pending, in_loop, stays
 
 R = TypeVar("R")
 
@@ -99,7 +99,7 @@ class Body:
 
     def pause(self, seconds: float) -> Pending | None:
         """Return the durable wait for a pause that is too long to stay in the process."""
-        return None if seconds <= SHORT.total_seconds() else self._pending(seconds)
+        return None if stays(timedelta(seconds=seconds)) else self._pending(seconds)
 
     def _pending(self, seconds: float) -> Pending:
         running = self.running
@@ -157,6 +157,10 @@ def run(body: Body) -> Any:
                     raise
                 return _inside(body, fallback)
             body.again(error, seconds)
+        if clock.is_moved() and in_loop():  # it holds the loop, and with it whatever could move the time meanwhile
+            clock.skip(seconds)
+            pending = None
+            continue
         pending = body.pause(seconds)
         if pending is None:
             _sleep(body.attempt, body.running.key, seconds)

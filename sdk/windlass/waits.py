@@ -19,6 +19,7 @@ import msgspec
 
 from windlass import branches, protocol
 from windlass.checkpoints import Checkpoints, Running
+from windlass.clock import is_moved, utc_now
 from windlass.context import Active, NotInRunError, active
 from windlass.durations import parse_duration
 from windlass.errors import (
@@ -483,7 +484,12 @@ def sleep_until_sync(when: datetime) -> None:
 def _left(when: datetime) -> timedelta:
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise ValueError(f"sleep_until({when!r}): use a datetime with a time zone, such as datetime.now(UTC) + …")
-    return max(timedelta(0), when - datetime.now(UTC))
+    return max(timedelta(0), when - utc_now())
+
+
+def stays(left: timedelta) -> bool:
+    """Whether a wait of this length stays in the process."""
+    return left <= SHORT and not is_moved()
 
 
 class _Sleep:
@@ -492,7 +498,7 @@ class _Sleep:
     def __init__(self, left: timedelta, pending: Pending | None) -> None:
         self.left = left
         self.pending = pending
-        self.short = pending is None or left <= SHORT
+        self.short = pending is None or stays(left)
 
 
 def _begin_sleep(left: timedelta, until: datetime | None) -> _Sleep:

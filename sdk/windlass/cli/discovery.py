@@ -51,14 +51,14 @@ def module_name(file: Path, root: Path) -> str:
 def _tasks_of(name: str) -> list[dict[str, Any]]:
     import importlib
 
-    from windlass.cli.manifests import manifest
+    from windlass.task_resource import task_resource
     from windlass.tasks import Task
 
     module = importlib.import_module(name)
     # What a module only imports is a Task of the module that has it.
     own = {at: value for at, value in vars(module).items() if isinstance(value, Task)}
     return [
-        manifest(task, f"{name}:{attribute}")
+        task_resource(task, f"{name}:{attribute}")
         for attribute, task in own.items()
         if getattr(task.function, "__module__", name) == name
     ]
