@@ -7,8 +7,11 @@ import pytest
 
 from tests.support.api_server import serving
 from tests.support.container_pod import build_shim
+from tests.support.kit import windlass_env, windlass_plane
 from tests.support.world import World
 from windlass_operator.ledger.database import Database
+
+__all__ = ["windlass_env", "windlass_plane"]
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ class LocalPlane:
         token: str | None = None,
         grace: float = 2.0,
         now: Callable[[], datetime] | None = None,
+        cluster_of: type[LocalCluster] = LocalCluster,
+        operates: bool = True,
     ) -> AsyncIterator["LocalPlane"]:
         """Run a plane for the duration of the block.
 
@@ -92,6 +94,8 @@ class LocalPlane:
             token: That callers must send; None: everybody on this machine may call.
             grace: Seconds that user code gets to end when its runner is to stop.
             now: The ledger's time where a test moves it; None for the database's own clock.
+            cluster_of: What stands for Kubernetes.
+            operates: Whether runs go on by themselves. Without that nothing starts a runner, and no lease runs out.
 
         Raises:
             PortTakenError: Something else listens there.
@@ -105,12 +109,12 @@ class LocalPlane:
         with _listening(port) as listener:
             await asyncio.to_thread(migrate, dsn)
             runners = LocalPods(folder or Path.cwd(), environment or {}, grace=grace)
-            cluster = LocalCluster(resources, runners)
+            cluster = cluster_of(resources, runners)
             url = cluster.api_url = f"http://{_HOST}:{listener.getsockname()[1]}"
             config = Config(postgres_uri=dsn, api_url=url, pod_name="local", pool_size=_CONNECTIONS)
             platform = Platform(cluster, LocalApprovals(), _nothing)
             plane = cls(url, Context(config, platform, "windlass-dev", now=now), resources, runners)
-            async with plane._serving(listener, token), plane._operating():
+            async with plane._serving(listener, token), plane._operating() if operates else contextlib.nullcontext():
                 yield plane
 
     async def apply(self, body: Mapping[str, Any]) -> Applied:

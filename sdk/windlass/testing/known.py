@@ -1,0 +1,62 @@
+"""Which tasks a test's runs can be made of: those that its code can name."""
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from windlass.retry import Retry
+from windlass.tasks import Task
+
+
+class Known:
+    """Tasks by name: what the test stubs, else what the code of a run's task refers to."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Task[Any, Any]] = {}
+        self._stubs: dict[str, Task[Any, Any]] = {}
+
+    def stub(self, name: str, function: Any) -> Task[Any, Any]:
+        """Let a function stand in for a task; it is tried once."""
+        made: Task[Any, Any] = Task(function, name, {"retry": Retry(max_attempts=1)})
+        self._stubs[name] = made
+        return made
+
+    def add(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
+        """Make a task known, and those that its code refers to; return the ones that are new."""
+        new: list[Task[Any, Any]] = []
+        left = [task]
+        while left:
+            one = left.pop()
+            if self._found.get(one.name) is one:
+                continue
+            self._found[one.name] = one
+            new.append(one)
+            left += [other for other in _named_by(one) if other.name not in self._found]
+        return [one for one in new if one.name not in self._stubs]
+
+    def get(self, name: str) -> Task[Any, Any] | None:
+        """Return the task of a name, or what stands in for it."""
+        return self._stubs.get(name) or self._found.get(name)
+
+    def all(self) -> list[Task[Any, Any]]:
+        """Return all of them."""
+        return list({**self._found, **self._stubs}.values())
+
+
+def _named_by(task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:
+    function: Any = task.function
+    cells = [cell for cell in function.__closure__ or () if _is_filled(cell)]
+    values = [*function.__globals__.values(), *(cell.cell_contents for cell in cells)]
+    for value in values:
+        if isinstance(value, Task):
+            yield value
+        elif isinstance(value, types.ModuleType):
+            yield from (one for one in vars(value).values() if isinstance(one, Task))
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
