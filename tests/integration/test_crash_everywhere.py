@@ -161,6 +161,24 @@ def fails(_: None) -> None:
     raise windlass.PermanentError("no")
 
 
+@step
+def lucky() -> str:
+    if windlass.current_run().attempt == 1:
+        raise ConnectionError("not yet")
+    do("lucky")
+    return "there"
+
+
+@task(retry=Retry(max_attempts=3))
+def second_time_lucky(_: None) -> str:
+    return lucky()
+
+
+def test_a_step_that_failed_may_run_again_with_the_next_attempt() -> None:
+    report = crash_everywhere(second_time_lucky)
+    assert report.tried == report.boundaries
+
+
 @task
 def leaves(_: None) -> None:
     os._exit(3)

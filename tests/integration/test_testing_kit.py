@@ -1,16 +1,22 @@
 """The testing kit as its users have it: tasks run on a real ledger, and no wait takes time."""
 
 import asyncio
+import os
+import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import windlass
+from tests.support.eventually import eventually
+from tests.support.postgres import PostgresServer
 from windlass import PermanentError, Retry, step, task
 from windlass.errors import RunFailedError, WaitTimeoutError
 from windlass.testing import SILENCE, Environment, TestingError, UnscriptedWaitError, Waiting
+from windlass.testing.plane import Plane
 
 calls: list[Any] = []
 
@@ -280,3 +286,36 @@ def test_a_task_may_stand_in_the_test_itself(windlass_env: Environment) -> None:
 def test_a_payload_that_is_none_of_the_tasks_is_refused(windlass_env: Environment) -> None:
     with pytest.raises(TestingError, match="PayloadInvalid"):
         windlass_env.run(refund, "eighty")
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(TestingError, match=r"pip install 'windlass\[dev\]'"):
+        Plane()
+
+
+def test_a_control_plane_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINDLASS_TEST_POSTGRES_URI", "postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(TestingError, match=r"(?s)control plane of the tests has ended.*127\.0\.0\.1"):
+        Plane()
+
+
+async def test_the_control_plane_ends_with_the_process_that_wants_it(postgres: PostgresServer) -> None:
+    code = "import os, signal; from windlass.testing.plane import Plane; p = Plane(); print(p.pid, flush=True); "
+    code += "os.kill(os.getpid(), signal.SIGKILL)"
+    env = {**os.environ, "WINDLASS_TEST_POSTGRES_URI": postgres.uri()}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, env=env)
+    output, _ = await process.communicate()
+    pid = int(output)
+
+    async def is_gone() -> bool:
+        return not _runs(pid)
+
+    await eventually(is_gone)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

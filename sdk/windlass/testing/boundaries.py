@@ -73,8 +73,8 @@ class CrashingTransport(AttemptTransport):
             stack.enter_context(self._points.call(*(f"save {step.key}" for step in over)))
             super().save_steps(steps)
             for step in over:
-                kept = step.state == "succeeded" or step.durable
-                self._points.note({"saved": [self._run, step.key, kept]})
+                # A failed step may run again, with the next attempt: when it did, the ledger was asked to forget it.
+                self._points.note({"saved": [self._run, step.key, step.state == "succeeded"]})
 
     def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
         """Begin waits."""

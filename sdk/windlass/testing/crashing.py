@@ -18,9 +18,10 @@ from windlass.testing.attempts import AttemptTransport, Ready, report, run_forke
 from windlass.testing.boundaries import CrashingTransport, Points, watching
 from windlass.testing.comparing import differences
 from windlass.testing.effects import Effects, entries
-from windlass.testing.environment import Environment, off_the_loop
+from windlass.testing.environment import Environment
 from windlass.testing.errors import CrashError, TestingError
 from windlass.testing.journal import Boundary, Passage, read
+from windlass.testing.loops import off_the_loop
 
 _ENOUGH: Final = 5
 """Boundaries that fail, after which no more are tried: the first ones say enough."""

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import tempfile
-import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -20,12 +19,11 @@ from windlass.testing import waiting
 from windlass.testing.attempts import Ready, run_here
 from windlass.testing.effects import Effects
 from windlass.testing.errors import TestingError
-from windlass.testing.known import Known
+from windlass.testing.known import Known, entrypoint_of
+from windlass.testing.loops import off_the_loop
 from windlass.testing.plane import Plane
 from windlass.testing.runs import FINAL, Run, Waiting
 from windlass.testing.script import SILENCE, Script
-
-T = TypeVar("T")
 
 _MOST_MOVES: Final = 10_000
 """Moves of the clock in one call: a task that sleeps in a loop for ever would never end the test."""
@@ -97,18 +95,11 @@ class Environment:
             result: What it returns; a function is called with the payload instead, as the task would be.
             raises: What it fails with.
         """
-        name = task if isinstance(task, str) else task.name
-        function = result if callable(result) else _constantly(result, raises)
-        if raises is not None:
-            function = _constantly(None, raises)
-        self._apply([self._known.stub(name, function)])
+        self._apply([self._known.stub(task if isinstance(task, str) else task.name, result, raises)])
 
     def _apply(self, tasks: list[Task[Any, Any]]) -> None:
         for task in tasks:
-            entrypoint = f"{task.function.__module__}:{task.function.__name__}"
-            if task.function.__name__ == "<lambda>":
-                entrypoint = f"{task.function.__module__}:stub"
-            self._plane.do("apply", task=task_resource(task, entrypoint))
+            self._plane.do("apply", task=task_resource(task, entrypoint_of(task)))
 
     # What comes of waits
 
@@ -312,34 +303,3 @@ class Environment:
         """Let go of the file with the effects."""
         with contextlib.suppress(OSError):
             self.journal.unlink()
-
-
-def off_the_loop(call: Callable[[], T]) -> T:
-    """Call something that may run event loops of its own: in another thread, where this one has a loop that runs."""
-    loop = asyncio._get_running_loop()  # noqa: SLF001 - public by asyncio's __all__
-    if loop is None:
-        return call()
-    came: list[Any] = []
-
-    def run() -> None:
-        try:
-            came.append((call(), None))
-        except BaseException as error:  # handed over to the thread that waits
-            came.append((None, error))
-
-    thread = threading.Thread(target=run, name="windlass-testing")
-    thread.start()
-    thread.join()
-    value, error = came[0]
-    if error is not None:
-        raise error
-    return value  # type: ignore[no-any-return]  # what the call returned
-
-
-def _constantly(result: Any, raises: BaseException | None) -> Callable[[Any], Any]:
-    def stub(_: Any) -> Any:
-        if raises is not None:
-            raise raises
-        return result
-
-    return stub

@@ -15,8 +15,9 @@ class Known:
         self._found: dict[str, Task[Any, Any]] = {}
         self._stubs: dict[str, Task[Any, Any]] = {}
 
-    def stub(self, name: str, function: Any) -> Task[Any, Any]:
-        """Let a function stand in for a task; it is tried once."""
+    def stub(self, name: str, result: Any, raises: BaseException | None) -> Task[Any, Any]:
+        """Let something stand in for a task: a function, a value, or an error. It is tried once."""
+        function = result if callable(result) and raises is None else _constantly(result, raises)
         made: Task[Any, Any] = Task(function, name, {"retry": Retry(max_attempts=1)})
         self._stubs[name] = made
         return made
@@ -41,6 +42,21 @@ class Known:
     def all(self) -> list[Task[Any, Any]]:
         """Return all of them."""
         return list({**self._found, **self._stubs}.values())
+
+
+def entrypoint_of(task: Task[Any, Any]) -> str:
+    """Return what a Task resource calls it: nothing is loaded by it here."""
+    name = task.function.__name__
+    return f"{task.function.__module__}:{name if name.isidentifier() else 'stub'}"
+
+
+def _constantly(result: Any, raises: BaseException | None) -> Any:
+    def stub(_: Any) -> Any:
+        if raises is not None:
+            raise raises
+        return result
+
+    return stub
 
 
 def _named_by(task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:

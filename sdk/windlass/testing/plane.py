@@ -19,6 +19,7 @@ class Plane:
 
     Attributes:
         url: Where attempts find the runtime API.
+        pid: Of the process.
 
     Raises:
         TestingError: The extra is not installed, or the process does not start; the text has its last words.
@@ -31,10 +32,15 @@ class Plane:
         self._process = subprocess.Popen(
             [sys.executable, "-m", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        self.pid = self._process.pid
         self._last_words: list[str] = []
         self._reader = threading.Thread(target=self._listen, name="windlass-testing-plane", daemon=True)
         self._reader.start()
-        self.url: str = self._answer()["url"]
+        try:
+            self.url: str = self._answer()["url"]
+        except BaseException:
+            self.close()
+            raise
 
     def do(self, command: str, **arguments: Any) -> Any:
         """Have a command carried out and return its answer.

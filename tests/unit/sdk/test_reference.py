@@ -12,6 +12,7 @@ import pytest
 
 import windlass
 from tests.support.history import History
+from windlass import testing
 
 PAGE = (Path(__file__).parents[3] / "docs/reference/sdk.md").read_text()
 ROWS = re.findall(r"^\| `([A-Za-z_]+)` \| (.+) \|$", PAGE, re.MULTILINE)
@@ -52,6 +53,20 @@ def test_the_entries_name_fields_and_methods_that_exist() -> None:
     assert f"`Task.trigger({parameters})`" in PAGE.replace("=", "")
     written = [p.replace(annotation=p.empty) for p in inspect.signature(windlass.Retry).parameters.values()]
     assert f"`Retry{inspect.Signature(written)}`".replace("'", '"') in entries["Retry"]
+
+
+def test_the_testing_kit_has_one_entry_for_each_name_and_member() -> None:
+    entries = dict(re.findall(r"^\| `testing\.([A-Za-z_]+)` \| (.+) \|$", PAGE, re.MULTILINE))
+    assert sorted(entries) == sorted(testing.__all__)
+    for kind in (testing.Environment, testing.Run, testing.Effects):
+        for member, _ in inspect.getmembers(kind, lambda value: callable(value) or isinstance(value, property)):
+            if not member.startswith("_") and member not in {"settle", "lose", "close"}:
+                assert f"`{member}" in entries[kind.__name__], f"{kind.__name__}.{member} is not in the page"
+    for record in (testing.StepSeen, testing.Waiting, testing.Effect, testing.CrashReport):
+        for field in inspect.signature(record).parameters:
+            assert f"`{field}`" in entries[record.__name__]
+    parameters = "=, ".join(list(inspect.signature(testing.crash_everywhere).parameters)[2:])
+    assert f"`crash_everywhere(task, payload, {parameters}=)`" in entries["crash_everywhere"]
 
 
 def test_the_example_runs() -> None:
