@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.mark.timeout(300)
 async def test_the_example_passes_with_a_postgresql_of_its_own() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "windlass.testing.plugin", "-p", "no:cacheprovider", "."]
+    command = [sys.executable, "-m", "pytest", "-p", "windlass.testing.plugin", "-p", "no:cacheprovider", "."]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "WINDLASS"))}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=EXAMPLE, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
