@@ -38,6 +38,7 @@ _OPTIONS: Final = {
     "shared_buffers": "64MB",
     "unix_socket_permissions": "0700",
 }
+_THROWAWAY: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
 class PostgresError(WindlassError):
@@ -51,9 +52,11 @@ class LocalPostgres:
 
     Args:
         folder: Where its data is kept, for root a note of it.
+        throwaway: Nothing of it need survive the machine: it writes without waiting for the disk.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, throwaway: bool = False) -> None:
+        self._options = {**_OPTIONS, **(_THROWAWAY if throwaway else {})}
         self._user = _servers_user()
         key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         self.folder = _ROOTS_DATA / key if self._user else folder
@@ -75,7 +78,7 @@ class LocalPostgres:
         """
         await asyncio.to_thread(self._prepare)
         lifeline, sockets = Lifeline(), self._sockets()
-        options = {**_OPTIONS, "unix_socket_directories": str(sockets)}
+        options = {**self._options, "unix_socket_directories": str(sockets)}
         program = [str(self._binaries() / "postgres"), "-D", str(self._data)]
         for name, value in options.items():
             program += ["-c", f"{name}={value}"]

@@ -9,8 +9,10 @@ import json
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -18,8 +20,8 @@ import structlog
 
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.local.plane import LocalPlane
+from windlass_operator.local.postgres import LocalPostgres
 from windlass_operator.local.rehearsal import Clock, Rehearsal, Stage
-from windlass_operator.local.throwaway import throwaway_postgres
 
 URI: Final = "WINDLASS_TEST_POSTGRES_URI"
 """Variable with the URI of a PostgreSQL in which databases may be made; without it, one is started."""
@@ -75,8 +77,13 @@ async def _database() -> AsyncIterator[str]:
     """Make a database in the PostgreSQL that there is, and drop it at the end; or run one for it."""
     given = os.environ.get(URI)
     if given is None:
-        with throwaway_postgres() as uri:
-            yield uri
+        with tempfile.TemporaryDirectory(prefix="windlass-testing-") as folder:
+            server = LocalPostgres(Path(folder), throwaway=True)
+            try:
+                async with server.running() as (uri, _):
+                    yield uri
+            finally:
+                await asyncio.to_thread(server.reset)  # root's data is not in our folder
         return
     name = f"windlass_rehearsal_{secrets.token_hex(6)}"
     with psycopg.connect(given, autocommit=True) as connection:
