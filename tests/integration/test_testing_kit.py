@@ -7,6 +7,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -178,6 +179,10 @@ def test_children_run_for_real(windlass_env: Environment) -> None:
 def test_children_are_replaced_by_stubs(windlass_env: Environment) -> None:
     windlass_env.stub(fetch, lambda page: f"stub {page}")
     assert windlass_env.run(crawl, 2).result == ["stub 0", "stub 1"]
+    mock = Mock(return_value="mock")
+    windlass_env.stub("fetch", mock)
+    assert windlass_env.run(crawl, 1).result == ["mock"]
+    mock.assert_called_once_with(0)
     windlass_env.stub(fetch, raises=ValueError("no such page"))
     run = windlass_env.run(crawl, 1)
     assert run.state == "Failed"

@@ -1,5 +1,6 @@
 """Which tasks a test's runs can be made of: those that its code can name."""
 
+import inspect
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,8 @@ class Known:
     def stub(self, name: str, result: Any, raises: BaseException | None) -> Task[Any, Any]:
         """Let something stand in for a task: a function, a value, or an error. It is tried once."""
         function = result if callable(result) and raises is None else _constantly(result, raises)
+        if not inspect.isfunction(function):
+            function = _calling(function)  # a mock, or a method
         made: Task[Any, Any] = Task(function, name, {"retry": Retry(max_attempts=1)})
         self._stubs[name] = made
         return made
@@ -55,6 +58,13 @@ def _constantly(result: Any, raises: BaseException | None) -> Any:
         if raises is not None:
             raise raises
         return result
+
+    return stub
+
+
+def _calling(call: Any) -> Any:
+    def stub(payload: Any) -> Any:
+        return call(payload)
 
     return stub
 
