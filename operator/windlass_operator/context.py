@@ -18,6 +18,7 @@ from windlass_operator.kube.reading import see_pod
 from windlass_operator.ledger.blobs import LedgerBlobs
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.handles import forget_keys
+from windlass_operator.ledger.intake import when_of
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.ledger.wakeups import Wakeups
 from windlass_operator.resources.names import TRACEPARENT_ANNOTATION
@@ -38,6 +39,7 @@ from windlass_operator.services.platform import Platform
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.queues import QueueService
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import Changes, RunService
@@ -228,6 +230,7 @@ class Operator:
             context.approvals,
             ttl=context.config.approval_ttl,
         )
+        self._queues = QueueService(database, cluster, context.platform.queues, changed=self._wake)
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
@@ -235,6 +238,7 @@ class Operator:
             self._pod_loop,
             self._projection_loop,
             Loop("approvals", self._approvals.make_and_show, every=timedelta(seconds=1)),
+            Loop("queues", self._show_queues, every=timedelta(seconds=1)),
             Loop("reaper", self._reap, every=timedelta(seconds=2)),
             context.follow_endings(),
             Loop("endings left undone", context.endings.sweep, every=timedelta(seconds=3)),
@@ -290,6 +294,10 @@ class Operator:
         """An Approval was seen, or its deletion."""
         await self._approvals.observe(body, deleted=deleted)
 
+    async def queue_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A Queue was seen, or its deletion."""
+        await self._queues.observe(body, deleted=deleted)
+
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
         await self.observe_pod(see_pod(body, deleted=deleted))
@@ -300,6 +308,9 @@ class Operator:
 
     async def _project(self) -> timedelta | None:
         return timedelta(0) if await self._projection.project_due() else None
+
+    async def _show_queues(self) -> None:
+        await self._queues.show()
 
     async def _count(self) -> None:
         await self._gauges.look()
@@ -312,6 +323,7 @@ class Operator:
             self._pods.resume_plans,
             self._pods.delete_due,
             self._context.runs.fail_held,
+            self._context.runs.expire_due,
             self._context.progress.end_overdue,
             self._projection.remove_expired,
             lambda: forget_keys(self._context.database),
@@ -322,7 +334,7 @@ class Operator:
     async def _resync(self) -> None:
         # First: the Run resources that went with a namespace must not look like a fault of ours.
         await self._namespaces.end_runs()
-        await each(self._imports.resync, self._pods.resync, self._approvals.resync)
+        await each(self._imports.resync, self._pods.resync, self._approvals.resync, self._queues.resync)
 
 
 def _store(config: Config, database: Database) -> BlobStore:
@@ -352,6 +364,7 @@ def read_run(body: Mapping[str, Any]) -> Asked:
         tags=tuple(spec.tags),
         traceparent=spec.traceparent or _annotated(body),
         idempotency_key=spec.idempotency_key,
+        when=when_of(spec.delay, spec.start_at, spec.queue_ttl),
     )
     return Asked(wanted, _spec_hash(spec), spec.cancel)
 

@@ -24,6 +24,7 @@ from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.election import lead
 from windlass_operator.kube.manifests import RunnerSettings
 from windlass_operator.kube.permissions import LEASE_NAME
+from windlass_operator.kube.queues import KubeQueues
 from windlass_operator.services.platform import Platform
 from windlass_operator.serving import ReadyOnce, application, settings
 
@@ -51,7 +52,12 @@ async def _connect(config: Config, service: str) -> tuple[KubeClient, KubeCluste
 
 
 def _platform(config: Config, client: KubeClient, cluster: KubeCluster) -> Platform:
-    return Platform(cluster, KubeApprovals(client, namespaces=config.namespaces), client.close)
+    return Platform(
+        cluster,
+        KubeApprovals(client, namespaces=config.namespaces),
+        KubeQueues(client, namespaces=config.namespaces),
+        client.close,
+    )
 
 
 async def operate(config: Config) -> None:

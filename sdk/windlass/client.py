@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
@@ -18,14 +18,14 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 from windlass import traces
 from windlass.connection import Connection
 from windlass.context import active
-from windlass.durations import parse_duration
+from windlass.durations import parse_duration, write_duration
 from windlass.errors import ApiError, RunFailedError, StepError
 
 _POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LONGEST_POLL: Final = 30.0
 BATCH_LIMIT: Final = 1000
 """Runs that one call starts at most."""
-FINAL_STATES: Final = frozenset({"Succeeded", "Failed", "TimedOut", "Cancelled"})
+FINAL_STATES: Final = frozenset({"Succeeded", "Failed", "TimedOut", "Cancelled", "Expired"})
 
 
 class RunHandle:
@@ -137,6 +137,9 @@ class Client:
         tags: tuple[str, ...] = (),
         version: int | None = None,
         idempotency_key: str | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> RunHandle:
         """Start a run; it is durable when this returns. Models and dataclasses become JSON.
 
@@ -149,13 +152,15 @@ class Client:
             version: A version of the Task; None for the current one.
             idempotency_key: A word for this run: if one that has not failed was started with it in the last 30 days,
                 that run is returned and nothing is started. With a key, this call may be repeated after any error.
+            delay: Start no earlier than this long from now, such as ``"10m"``.
+            start_at: Start no earlier than this time, which is aware, and no earlier than ``delay`` says.
+            queue_ttl: End the run as Expired if no attempt has begun this long after it might have.
 
         Raises:
-            ApiError: The API refused it or cannot be reached.
+            ApiError: The API refused it (``QueueFull``: as many runs wait as its queue allows) or cannot be reached.
         """
-        run = self.call(
-            "POST", f"tasks/{quote(task, safe='')}/runs", body=_asked(payload, tags, version, idempotency_key)
-        )
+        body = _asked(payload, tags, version, idempotency_key) | _when(delay, start_at, queue_ttl)
+        run = self.call("POST", f"tasks/{quote(task, safe='')}/runs", body=body)
         return RunHandle(self, run["id"])
 
     def send_event(self, name: str, payload: Any = None, *, id: str | None = None) -> SentEvent:  # noqa: A002 - the event's own word
@@ -186,6 +191,9 @@ class Client:
         tags: tuple[str, ...] = (),
         version: int | None = None,
         idempotency_keys: Sequence[str | None] | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> list[RunHandle]:
         """Start a run for each payload, up to 1,000, in one call: all of them or none.
 
@@ -195,6 +203,9 @@ class Client:
             tags: Words to find the runs by.
             version: A version of the Task; None for the current one.
             idempotency_keys: A word for each run, as for :meth:`trigger`.
+            delay: As for :meth:`trigger`, of all of them.
+            start_at: The same.
+            queue_ttl: The same.
 
         Raises:
             ApiError: The API refused one of them, which ``field`` names, or cannot be reached. Nothing was started.
@@ -206,7 +217,9 @@ class Client:
             raise ValueError(f"{len(items)} payloads in one batch; {BATCH_LIMIT} is the most. Divide them.")
         if not items:
             return []
-        body = {"items": [_asked(payload, tags, version, key) for payload, key in zip(items, keys, strict=True)]}
+        when = _when(delay, start_at, queue_ttl)
+        asked = [_asked(payload, tags, version, key) | when for payload, key in zip(items, keys, strict=True)]
+        body = {"items": asked}
         made = self.call("POST", f"tasks/{quote(task, safe='')}/runs:batch", body=body)
         return [RunHandle(self, run["id"]) for run in made["items"]]
 
@@ -228,6 +241,22 @@ class Client:
         """Return a run and those that it has led to: ``items``, parents before their children, and ``truncated``."""
         found: dict[str, Any] = self.call("GET", _run(run, "tree"))
         return found
+
+    def explain(self, run: str) -> dict[str, Any]:
+        """Return why a run is not running: ``waitsFor``, everything that it waits for, and how many go before it."""
+        found: dict[str, Any] = self.call("GET", _run(run, "explain"))
+        return found
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Return the queues of the namespace by name, with their limits and how full they are."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = self.call("GET", "queues", query={"after": after, "limit": 500})
+            found += page["items"]
+            if page["nextCursor"] is None:
+                return found
+            after = page["nextCursor"]
 
     def steps(self, run: str) -> list[dict[str, Any]]:
         """Return the steps of a run."""
@@ -433,6 +462,23 @@ def _asked(payload: Any, tags: tuple[str, ...], version: int | None, idempotency
     value = json.loads(encode(payload, what="payload"))
     body = {"payload": value, "tags": list(tags)} | ({"version": version} if version else {})
     return body if idempotency_key is None else body | {"idempotencyKey": idempotency_key}
+
+
+def _when(
+    delay: str | timedelta | None, start_at: datetime | None, queue_ttl: str | timedelta | None
+) -> dict[str, Any]:
+    if start_at is not None and start_at.tzinfo is None:
+        raise ValueError("start_at has no time zone: give an aware datetime, such as datetime.now(UTC).")
+    found = {
+        "delay": None if delay is None else _written(delay),
+        "startAt": None if start_at is None else start_at.isoformat(),
+        "queueTTL": None if queue_ttl is None else _written(queue_ttl),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _written(value: str | timedelta) -> str:
+    return value if isinstance(value, str) else write_duration(value)
 
 
 def _address(url: str) -> tuple[SplitResult, int | None]:

@@ -89,7 +89,7 @@ _BREAKS: dict[str, tuple[str, LiteralString, str]] = {
     "queue_entries": ("queued", "DELETE FROM queue_entry WHERE run_id = %(run)s", "in no queue"),
     "queue_entries of one that runs": (
         "running",
-        "INSERT INTO queue_entry SELECT id, 'key', created_at, available_at FROM run WHERE id = %(run)s",
+        "INSERT INTO queue_entry SELECT id, 'key', created_at, available_at, 1 FROM run WHERE id = %(run)s",
         "is Running and in a queue",
     ),
     "queue_entries of other pods": (
@@ -268,7 +268,7 @@ async def test_what_is_gone_at_a_second_look_was_only_changing(
     """A claim that holds the entry of a run leaves it there for a moment after somebody else has cancelled the run."""
     run_id = await world.submit()
     entries = await database.fetch("DELETE FROM queue_entry RETURNING *")
-    put_back = "INSERT INTO queue_entry VALUES (%(run_id)s, %(pod_key)s, %(rank)s, %(available_at)s)"
+    put_back = "INSERT INTO queue_entry VALUES (%(run_id)s, %(pod_key)s, %(rank)s, %(available_at)s, %(queue_id)s)"
     service = InvariantService(database)
     waited: list[float] = []
 

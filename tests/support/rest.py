@@ -22,10 +22,13 @@ from windlass_operator.api.callbacks import CallbackRoutes
 from windlass_operator.api.events import EventRoutes
 from windlass_operator.api.permits import Permits
 from windlass_operator.api.public import PublicRoutes
+from windlass_operator.api.queues import QueueRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.domain.project import Project
+from windlass_operator.services.explanation import ExplanationService
+from windlass_operator.services.queue_lists import QueueListService
 from windlass_operator.services.runs import Changes
 
 ALICE = "token-of-alice"
@@ -178,8 +181,9 @@ def application(world: World, reviews: FakeReviews) -> Application:
     async def start() -> AsyncIterator[None]:
         yield
 
+    queues = QueueRoutes(permits, world.runs, QueueListService(world.database), ExplanationService(world.database))
     return build(
-        [public, ApprovalRoutes(permits, world.approvals), events, CallbackRoutes(world.tokens)],
+        [public, ApprovalRoutes(permits, world.approvals), events, queues, CallbackRoutes(world.tokens)],
         runtime,
         world.database.check,
         start=start,

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from tests.support.approvals import FakeApprovals
+from tests.support.queues import FakeQueues
 from windlass import protocol
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.context import read_run
@@ -36,6 +37,7 @@ from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.queues import QueueService
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import RunService
@@ -190,6 +192,8 @@ class World:
         self.projection = ProjectionService(database, self.cluster)
         self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)
         self.namespaces = NamespaceService(database, self.cluster, self.runs, release_namespace="windlass-system")
+        self.queue_objects = FakeQueues()
+        self.queues = QueueService(database, self.cluster, self.queue_objects, changed=lambda: None)
         self.tasks = TaskService(database, self.cluster, self.submissions)
         self.pods: PodService
 
@@ -225,6 +229,10 @@ class World:
         body = {"metadata": meta, "spec": {"taskRef": {"name": "order"}, **spec}, "status": status or {}}
         self.cluster.runs[uid] = body
         return body
+
+    async def put_queue(self, name: str = "order", **spec: Any) -> None:
+        """Apply a Queue resource, and let the operator see it."""
+        await self.queues.observe(self.queue_objects.apply(SHOP.namespace, name, spec))
 
     async def claim(self, *, claim_id: str = "claim-1") -> list[protocol.ClaimedAttempt]:
         """Start the pods that are due and claim with the newest one."""

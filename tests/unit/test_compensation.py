@@ -21,7 +21,7 @@ ENDING = Ending(
 )
 
 
-@pytest.mark.parametrize("state", sorted(FINAL - {RunState.SUCCEEDED}))
+@pytest.mark.parametrize("state", sorted(FINAL - {RunState.SUCCEEDED, RunState.EXPIRED}))
 def test_every_end_without_success_is_reached_from_compensating(state: RunState) -> None:
     assert transition(RunState.COMPENSATING, replace(ENDING, state=state).event) is state
 

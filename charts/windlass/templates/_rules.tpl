@@ -15,8 +15,12 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [windlass.dev]
   resources: [approvals]
   verbs: [get, list, watch, create, patch, delete]
+# Queues: their limits are read, and how full they are is shown.
 - apiGroups: [windlass.dev]
-  resources: [tasks/status, runs/status, approvals/status]
+  resources: [queues]
+  verbs: [get, list, watch]
+- apiGroups: [windlass.dev]
+  resources: [tasks/status, runs/status, approvals/status, queues/status]
   verbs: [patch]
 # Runner pods: started, watched, deleted.
 - apiGroups: [""]

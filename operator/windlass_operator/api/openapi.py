@@ -59,6 +59,31 @@ EXAMPLES: Final[dict[str, Any]] = {
     "run": RUN,
     "runs": {"items": [RUN], "nextCursor": None},
     "batch": {"items": [{"id": _ID}, {"id": "019ac3f2-7f10-7d52-9f0e-2b8f6d0c9a12"}]},
+    "queues": {
+        "items": [
+            {
+                "name": "payments",
+                "concurrency": 5,
+                "paused": False,
+                "maxLength": None,
+                "missing": False,
+                "running": 5,
+                "queued": 12,
+                "delayed": 1,
+                "oldest": "2026-11-21T07:29:00.000000Z",
+            }
+        ],
+        "nextCursor": None,
+    },
+    "explain": {
+        "id": _ID,
+        "state": "Queued",
+        "reason": "ConcurrencyLimit",
+        "message": "Queue 'payments' runs 5 of at most 5 at once.",
+        "queue": "payments",
+        "ahead": 3,
+        "waitsFor": [{"reason": "ConcurrencyLimit", "message": "Queue 'payments' runs 5 of at most 5 at once."}],
+    },
     "tree": {
         "items": [
             {

@@ -35,6 +35,7 @@ from windlass_operator.api.schemas import (
 from windlass_operator.domain.errors import TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
+from windlass_operator.ledger.intake import when_of
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import step_from_row
@@ -496,6 +497,7 @@ def _submission(task: str, body: TriggerRequest, size: int, traceparent: str | N
         version=body.version,
         tags=tuple(body.tags),
         idempotency_key=body.idempotency_key,
+        when=when_of(body.delay, body.start_at, body.queue_ttl),
         traceparent=traceparent,
         at=at,
     )

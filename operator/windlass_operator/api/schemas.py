@@ -9,7 +9,9 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic.alias_generators import to_camel
 
+from windlass_operator.api.queries import Time
 from windlass_operator.domain.run_state import RunState
+from windlass_operator.resources.base import Duration
 from windlass_operator.resources.run import BlobRef, IdempotencyKey, RunStatus, Tag, TaskVersionNumber
 
 Outcome = Literal[
@@ -42,6 +44,13 @@ class TriggerRequest(BaseModel):
     idempotency_key: IdempotencyKey | None = Field(None, alias="idempotencyKey")
     """A word for this run. If the Task has a run of the last 30 days with the same one that has not failed, it is
     the answer (200, `deduplicated`), whatever its payload is: repeat a request as often as you like."""
+
+    delay: Duration | None = None
+    """Start no earlier than this long from now, for example `10m`."""
+    start_at: Time | None = Field(None, alias="startAt")
+    """Start no earlier than this time, and no earlier than `delay` says."""
+    queue_ttl: Duration | None = Field(None, alias="queueTTL")
+    """End as Expired if no attempt has begun this long after the run might have started."""
 
     @field_validator("version", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ class KeyFacts:
     """What is known of a pod key.
 
     Attributes:
-        ready: Runs that may start now (:func:`may_start`).
+        ready: Runs that may start now (:func:`~windlass_operator.domain.gates.admitted`).
         starting: Pods on their way that have not claimed yet.
         backoff_until: Pods of this key failed; none is started before.
     """
@@ -22,14 +22,6 @@ class KeyFacts:
     ready: int
     starting: int
     backoff_until: datetime | None = None
-
-
-def may_start(available_at: datetime, now: datetime) -> bool:
-    """Whether a queued run may be claimed: the one rule for gates, also written in ``claim_runs``.
-
-    Queue limits, rates and breakers join here and there together, so that no pod starts for a run that a gate holds.
-    """
-    return available_at <= now
 
 
 def pods_to_start(facts: KeyFacts, *, starting_everywhere: int, limit: int, now: datetime) -> int:

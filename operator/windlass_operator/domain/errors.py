@@ -131,3 +131,14 @@ class TaskInvalidError(WindlassError):
     """A Task that cannot be run as it is written."""
 
     code, http_status = "TaskInvalid", 422
+
+
+class QueueFullError(WindlassError):
+    """As many runs wait in a queue as its ``maxLength`` allows."""
+
+    code, http_status, retry_after = "QueueFull", 429, 10
+
+    def __init__(self, queue: str, limit: int) -> None:
+        super().__init__(
+            f"As many runs wait in queue {queue!r} as its maxLength allows ({limit}). Try again later, or raise it."
+        )

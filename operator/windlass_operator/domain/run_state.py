@@ -1,6 +1,6 @@
 """The states of a run: one table, one function, one error.
 
-The diagram in ``docs/reference/state-machine.md`` is printed from the table. Expiry in a queue joins here with queues.
+The diagram in ``docs/reference/state-machine.md`` is printed from the table.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,8 @@ class RunState(StrEnum):
     FAILED = "Failed"
     TIMED_OUT = "TimedOut"
     CANCELLED = "Cancelled"
+    EXPIRED = "Expired"
+    """It did not begin within its ``queueTTL``."""
 
     @property
     def final(self) -> bool:
@@ -36,7 +38,9 @@ class RunState(StrEnum):
         return self in FINAL
 
 
-FINAL: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED})
+FINAL: Final = frozenset(
+    {RunState.SUCCEEDED, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED, RunState.EXPIRED}
+)
 
 
 class RunEvent(StrEnum):
@@ -48,6 +52,8 @@ class RunEvent(StrEnum):
     """An attempt ended without a result and another one is due (user failure, lost lease, hand-over)."""
     FAIL = "fail"
     TIME_OUT = "time out"
+    EXPIRE = "expire"
+    """It was to begin by a time that has come."""
     CANCEL = "cancel"
     """Somebody asked for the end."""
     CONFIRM_CANCEL = "confirm cancel"
@@ -70,6 +76,7 @@ TRANSITIONS: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (S.QUEUED, E.CLAIM): S.RUNNING,
     (S.QUEUED, E.FAIL): S.FAILED,  # a config problem outlasted startTimeout, or the payload is invalid
     (S.QUEUED, E.TIME_OUT): S.TIMED_OUT,  # running time was used up by earlier attempts
+    (S.QUEUED, E.EXPIRE): S.EXPIRED,  # only before its first attempt
     (S.QUEUED, E.CANCEL): S.CANCELLED,
     (S.QUEUED, E.COMPENSATE): S.COMPENSATING,
     (S.RUNNING, E.SUCCEED): S.SUCCEEDED,

@@ -27,5 +27,9 @@ class TaskSnapshot:
     """From acceptance to the end, waits included."""
     start_timeout: timedelta = DEFAULT_START_TIMEOUT
     payload_schema: dict[str, Any] | None = None
+    queue: str | None = None
+    """None: one of its own."""
+    priority: int | None = None
+    """Seconds of head start."""
     ttl_seconds: float = DEFAULT_TTL.total_seconds()
     """Of finished Run resources. A number, because a statement reads it."""

@@ -48,6 +48,10 @@ class Observers(Protocol):
         """An Approval was seen, or its deletion."""
         ...
 
+    async def queue_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A Queue was seen, or its deletion."""
+        ...
+
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
         ...
@@ -78,6 +82,11 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     async def approval_seen(event: Mapping[str, Any], **_: Any) -> None:
         async with reported("approval", event):
             await observers.approval_seen(event["object"], deleted=event["type"] == "DELETED")
+
+    @kopf.on.event(GROUP, VERSION, "queues", registry=handlers)
+    async def queue_seen(event: Mapping[str, Any], **_: Any) -> None:
+        async with reported("queue", event):
+            await observers.queue_seen(event["object"], deleted=event["type"] == "DELETED")
 
     @kopf.on.event("v1", "pods", labels={MANAGED_BY_LABEL: "windlass"}, registry=handlers)
     async def pod_seen(event: Mapping[str, Any], **_: Any) -> None:

@@ -70,6 +70,7 @@ def _segment(name: str) -> str:
 TASKS: Final = Kind(names.GROUP, names.VERSION, names.TASKS, names.TASK_KIND)
 RUNS: Final = Kind(names.GROUP, names.VERSION, names.RUNS, names.RUN_KIND)
 APPROVALS: Final = Kind(names.GROUP, names.VERSION, names.APPROVALS, names.APPROVAL_KIND)
+QUEUES: Final = Kind(names.GROUP, names.VERSION, names.QUEUES, names.QUEUE_KIND)
 PODS: Final = Kind("", "v1", "pods", "Pod")
 SECRETS: Final = Kind("", "v1", "secrets", "Secret")
 NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -46,6 +46,8 @@ def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
         total_timeout=spec.total_timeout_duration,
         start_timeout=spec.start_timeout_duration,
         payload_schema=spec.payload_schema,
+        queue=spec.queue,
+        priority=spec.priority or None,
         ttl_seconds=spec.ttl_after_finished_duration.total_seconds(),
     )
 

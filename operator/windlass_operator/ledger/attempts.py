@@ -7,7 +7,7 @@ from uuid import UUID
 
 from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.run_state import RunState
-from windlass_operator.ledger import runs
+from windlass_operator.ledger import queues, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
@@ -66,7 +66,15 @@ async def claim(
     connection: Connection, pod_id: UUID, pod_key: str, token_hashes: list[bytes], lease: timedelta
 ) -> list[UUID]:
     """Open an attempt for up to ``len(token_hashes)`` runs of the pod key and return their ids, in order."""
-    parameters = {"pod_key": pod_key, "n": len(token_hashes)}
+    free = await queues.admit(connection, pod_key, len(token_hashes))
+    if not free:
+        return []
+    parameters = {
+        "pod_key": pod_key,
+        "n": len(token_hashes),
+        "queue_ids": list(free),
+        "free": list(free.values()),
+    }
     rows = await (await connection.execute(_SQL["claim_runs"], parameters)).fetchall()
     assert len(rows) <= len(token_hashes), "a run that is taken without an attempt would be stuck"
     ids = []
@@ -79,6 +87,7 @@ async def claim(
                 "run_id": row["id"],
                 "number": row["number"],
                 "pod_id": pod_id,
+                "queue_id": row["queue_id"],
                 "token_hash": token_hash,
                 "lease": lease,
             },

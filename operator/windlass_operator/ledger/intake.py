@@ -1,12 +1,14 @@
 """New runs: however many, they are one statement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
+from windlass.durations import parse_duration
 from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection
 from windlass_operator.ledger.queries import load
@@ -29,6 +31,25 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class When:
+    """When a run may start: not before the later of the two."""
+
+    delay: timedelta | None = None
+    start_at: datetime | None = None
+    queue_ttl: timedelta | None = None
+    """If it has not begun this long after it might have, it expires."""
+
+
+def when_of(delay: str | None, start_at: datetime | None, queue_ttl: str | None) -> When:
+    """Return what a request says in durations as people write them."""
+    return When(
+        delay=None if delay is None else parse_duration(delay),
+        start_at=start_at,
+        queue_ttl=None if queue_ttl is None else parse_duration(queue_ttl),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
     """A run to be accepted."""
 
@@ -46,6 +67,7 @@ class NewRun:
     resource_uid: str | None = None
     resource_name: str | None = None
     resource_hash: str | None = None
+    when: When = field(default_factory=When)
     lineage: Lineage | None = None
     """None: nobody's code has started it."""
 
@@ -66,13 +88,16 @@ async def insert(connection: Connection, project_id: int, new: Sequence[NewRun])
 
 
 def _item(run: NewRun) -> dict[str, object]:
-    lineage, total = run.lineage, run.version.snapshot.total_timeout if run.version else None
+    when, lineage, total = run.when, run.lineage, run.version.snapshot.total_timeout if run.version else None
     item = {
         "id": run.id,
         "task": run.task,
         "task_version_id": run.version.id if run.version else None,
         "wanted_version": run.wanted_version,
         "total_timeout": None if total is None else total.total_seconds(),
+        "delay": None if when.delay is None else when.delay.total_seconds(),
+        "start_at": when.start_at,
+        "queue_ttl": None if when.queue_ttl is None else when.queue_ttl.total_seconds(),
         "reason": run.reason,
         "message": run.message,
         "payload": run.payload.text,

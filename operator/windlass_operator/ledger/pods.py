@@ -7,7 +7,9 @@ from uuid import UUID
 
 import msgspec
 
+from windlass_operator.domain.gates import Waiting, admitted
 from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.ledger import queues
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
@@ -51,22 +53,27 @@ class PodRow:
 async def backlog(database: Database) -> list[KeyBacklog]:
     """Return the backlog of every pod key that has queued runs."""
     rows = await database.fetch(_SQL["backlog"])
-    return [
-        KeyBacklog(
+    facts = await queues.facts(database, {row["queue_id"] for row in rows})
+    due = [Waiting(row["key"], row["queue_id"], row["ready"], row["oldest"]) for row in rows if row["ready"]]
+    ready = admitted(due, facts)
+    found: dict[str, KeyBacklog] = {}
+    for row in rows:
+        before = found.get(row["key"])
+        upcoming = [at for at in (row["next_at"], before.next_at if before else None) if at is not None]
+        found[row["key"]] = KeyBacklog(
             key=row["key"],
             project_id=row["project_id"],
             project_uid=row["project_uid"],
             namespace=row["namespace"],
             parts=decode_parts(row["parts"]),
             task=row["task"],
-            ready=row["ready"],
+            ready=ready.get(row["key"], 0),
             starting=row["starting"],
-            next_at=row["next_at"],
+            next_at=min(upcoming, default=None),
             backoff_until=row["backoff_until"],
             now=row["now"],
         )
-        for row in rows
-    ]
+    return list(found.values())
 
 
 async def starting(connection: Connection) -> int:
@@ -74,6 +81,11 @@ async def starting(connection: Connection) -> int:
     row = await (await connection.execute(_SQL["starting_pods"])).fetchone()
     assert row is not None, "a count always has a row"
     return int(row["n"])
+
+
+async def starting_for(database: Database, run_id: UUID) -> int:
+    """Return how many pods are on their way that could take a queued run."""
+    return int((await database.fetch(_SQL["starting_for_run"], {"run_id": run_id}))[0]["n"])
 
 
 async def plan(connection: Connection, pod_id: UUID, project_id: int, pod_key: str, name: str, namespace: str) -> None:

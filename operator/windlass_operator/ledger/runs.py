@@ -1,5 +1,6 @@
 """Runs, their versions and events. Each function is one or a few statements on the caller's transaction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -9,6 +10,7 @@ import msgspec
 
 from windlass_operator.domain.compensation import Ending
 from windlass_operator.domain.errors import ValueNotStoredError
+from windlass_operator.domain.gates import Gate, QueueFacts, RunFacts, gates
 from windlass_operator.domain.ids import content_hash
 from windlass_operator.domain.pod_key import pod_key
 from windlass_operator.domain.run_state import RunEvent, RunState, transition
@@ -22,7 +24,7 @@ _CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 
 _EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed", RunEvent.WAKE: "Woken"}
 """What is called otherwise than the state it leads to."""
-_ADDED_LATER: Final = frozenset({"total_timeout"})
+_ADDED_LATER: Final = frozenset({"total_timeout", "queue", "priority"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Version:
     id: int
     version: int
     pod_key: str
+    queue_id: int
     snapshot: TaskSnapshot
 
 
@@ -115,7 +118,11 @@ async def ensure_version(
         key = pod_key(project_uid, snapshot.pod)
         parts = msgspec.json.encode(snapshot.pod).decode()
         await connection.execute(_SQL["ensure_pod_key"], {"key": key, "project_id": project_id, "parts": parts})
-        added = await connection.execute(_SQL["add_version"], {**parameters, "spec": text, "pod_key": key})
+        queue = {"project_id": project_id, "name": snapshot.queue or task, "named": snapshot.queue is not None}
+        row = await (await connection.execute(_SQL["ensure_queue"], queue)).fetchone()
+        assert row is not None, "an upsert returns its row"
+        version = {"spec": text, "pod_key": key, "queue_id": row["id"], "priority": snapshot.priority or 0}
+        added = await connection.execute(_SQL["add_version"], {**parameters, **version})
         found = await added.fetchone()
         if found is None:  # another import added it while we waited for the project's lock
             found = await (await connection.execute(_SQL["find_version"], parameters)).fetchone()
@@ -382,7 +389,31 @@ async def bind_finished_twin(
 async def get_many(database: Database, run_ids: list[UUID]) -> list[dict[str, Any]]:
     """Return full rows with version, pod and step counts, newest first."""
     rows = await database.fetch(_SQL["get_run"], {"run_ids": run_ids})
-    return sorted(rows, key=lambda row: str(row["id"]), reverse=True)
+    return [_with_reason(row) for row in sorted(rows, key=lambda row: str(row["id"]), reverse=True)]
+
+
+def facts_of(row: Mapping[str, Any]) -> RunFacts:
+    """Return what is known of a queued run, from a full row."""
+    queue = None
+    if row["queue"] is not None:
+        queue = QueueFacts(
+            row["queue"],
+            row["queue_running"],
+            row["queue_concurrency"],
+            paused=row["queue_paused"],
+            missing=row["queue_missing"],
+        )
+    held = Gate(row["reason"], row["message"] or "") if row["held_since"] is not None else None
+    return RunFacts(row["available_at"], row["attempts"], queue, held)
+
+
+def _with_reason(row: dict[str, Any]) -> dict[str, Any]:
+    """Give a run that waits for its queue the reason: no row says it, because it changes with the rows of others."""
+    if row["reason"] is None and row["queue"] is not None:
+        waits = gates(facts_of(row), row["now"])
+        if waits:
+            return {**row, "reason": waits[0].reason, "message": waits[0].message}
+    return row
 
 
 async def newest_of_name(database: Database, project_id: int, name: str) -> list[UUID]:
@@ -418,4 +449,10 @@ def start_timeout(row: dict[str, Any]) -> timedelta:
 
 
 def _version(row: dict[str, Any]) -> Version:
-    return Version(id=row["id"], version=row["version"], pod_key=row["pod_key"], snapshot=decode_snapshot(row["spec"]))
+    return Version(
+        id=row["id"],
+        version=row["version"],
+        pod_key=row["pod_key"],
+        queue_id=row["queue_id"],
+        snapshot=decode_snapshot(row["spec"]),
+    )

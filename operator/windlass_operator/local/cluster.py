@@ -1,6 +1,7 @@
 """What the services need of Kubernetes, done by this process: resources in memory, runner processes for pods."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -13,7 +14,7 @@ from windlass_operator.kube import manifests
 from windlass_operator.kube.manifests import RunnerSettings
 from windlass_operator.local.pods import LocalPods
 from windlass_operator.local.resources import LocalResources, snapshot_of
-from windlass_operator.resources.names import RUN_KIND, TASK_KIND
+from windlass_operator.resources.names import QUEUE_KIND, RUN_KIND, TASK_KIND
 
 
 class LocalCluster:
@@ -44,9 +45,18 @@ class LocalCluster:
         return project != await self.project(project.namespace)
 
     async def read_task(self, namespace: str, name: str) -> TaskSnapshot | None:
-        """Read a Task."""
+        """Read a Task.
+
+        One that names a Queue which is not there has a queue of its own: in a cluster it would wait for the Queue, and
+        here most people have none.
+        """
         found = self._resources.get(TASK_KIND, namespace, name)
-        return None if found is None else snapshot_of(found)
+        if found is None:
+            return None
+        snapshot = snapshot_of(found)
+        if snapshot.queue is None or self._resources.get(QUEUE_KIND, namespace, snapshot.queue) is not None:
+            return snapshot
+        return replace(snapshot, queue=None)
 
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         """Write a Task's status; False when the Task is gone."""

@@ -1,9 +1,9 @@
-"""Tasks and Runs in memory, held to the rules that an API server holds them to."""
+"""Tasks, Runs and Queues in memory, held to the rules that an API server holds them to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from windlass_operator.domain.errors import TaskInvalidError
 from windlass_operator.domain.ids import content_hash
@@ -11,6 +11,7 @@ from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube.reading import read_task
 from windlass_operator.resources import names
 from windlass_operator.resources.base import ResourceInvalidError
+from windlass_operator.resources.queue import QueueSpec
 from windlass_operator.resources.run import RunSpec
 from windlass_operator.resources.task import TaskSpec
 
@@ -38,7 +39,7 @@ class Applied:
 
 
 class LocalResources:
-    """What an API server would keep of Tasks and Runs."""
+    """What an API server would keep of Tasks, Runs and Queues."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, dict[str, Any]] = {}
@@ -60,6 +61,11 @@ class LocalResources:
             snapshot_of(body)
             mark = content_hash(TaskSpec.from_object(spec, at="spec").to_object())
             uid = str(uuid5(NAMESPACE_URL, f"{namespace}/{name}"))
+        elif kind == names.QUEUE_KIND:
+            mark = content_hash(QueueSpec.from_object(spec, at="spec").to_object())
+            # Another one with each start: the ledger takes what is new for news, whatever it saw before.
+            before = self._objects.get(key)
+            uid = before["metadata"]["uid"] if before else str(uuid4())
         else:
             read = RunSpec.from_object(spec, at="spec")
             mark = content_hash([read.asked_for(), read.cancel])
@@ -113,13 +119,13 @@ def key_of(body: Mapping[str, Any]) -> Key:
     """Return kind, namespace and name of an object.
 
     Raises:
-        ResourceInvalidError: They are not those of a Task or Run.
+        ResourceInvalidError: They are not those of a Task, Run or Queue.
     """
     kind, version = body.get("kind"), body.get("apiVersion")
-    if kind not in (names.TASK_KIND, names.RUN_KIND) or version != names.API_VERSION:
+    if kind not in (names.TASK_KIND, names.RUN_KIND, names.QUEUE_KIND) or version != names.API_VERSION:
         raise ResourceInvalidError(
-            f"{str(version)[:80]} {str(kind)[:80]} is nothing that local mode knows. It takes Tasks and Runs of "
-            f"{names.API_VERSION}.",
+            f"{str(version)[:80]} {str(kind)[:80]} is nothing that local mode knows. It takes Tasks, Runs and Queues "
+            f"of {names.API_VERSION}.",
             field="kind",
         )
     metadata = body.get("metadata")

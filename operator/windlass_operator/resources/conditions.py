@@ -2,18 +2,19 @@
 
 A Run carries ``Succeeded`` (Unknown until the end, then True or False), ``Finished`` (True at every end, so that one
 wait covers them all), and ``SpecChangeIgnored`` while its spec is not the accepted one. It never carries ``Ready``:
-tools that wait for an installation would call a failed run a failed installation. A Task carries ``Ready``, and
-``Stalled`` while its spec cannot work: only that tells a doomed object from a slow one. An Approval carries
-``Approved`` (Unknown until it is over) and ``Finished``, and ``DecisionIgnored`` where its spec has another decision.
+tools that wait for an installation would call a failed run a failed installation. A Task, and a Queue, carries
+``Ready``, and ``Stalled`` while its spec cannot work: only that tells a doomed object from a slow one. An Approval
+carries ``Approved`` (Unknown until it is over) and ``Finished``, and ``DecisionIgnored`` where its spec has another
+decision.
 """
 
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from windlass_operator.domain.approvals import ApprovalState
 from windlass_operator.domain.run_state import RunState
@@ -68,6 +69,14 @@ def merge(current: Sequence[Condition], wanted: Sequence[Condition]) -> list[Con
     return merged
 
 
+def read_conditions(status: Any) -> list[Condition]:
+    """Return the conditions that an object shows; none if somebody wrote there what is no condition."""
+    try:
+        return TypeAdapter(list[Condition]).validate_python((status or {}).get("conditions") or [])
+    except (AttributeError, ValidationError):
+        return []
+
+
 def run_conditions(
     state: RunState,
     *,
@@ -103,7 +112,7 @@ def run_conditions(
     return conditions
 
 
-def task_conditions(
+def ready_conditions(
     *,
     problem: str | None,
     message: str | None,
@@ -111,10 +120,10 @@ def task_conditions(
     now: datetime,
     current: Sequence[Condition] = (),
 ) -> list[Condition]:
-    """Return the conditions of a Task.
+    """Return the conditions of a Task or a Queue.
 
     Args:
-        problem: Reason why no run of this Task can start, or None.
+        problem: Reason why its spec cannot be used, or None.
         message: The same for people.
         generation: ``metadata.generation`` that was judged.
         now: When this is decided, aware.

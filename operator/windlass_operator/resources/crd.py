@@ -14,6 +14,7 @@ import yaml
 from windlass_operator.resources import names
 from windlass_operator.resources.approval import ApprovalSpec, ApprovalStatus
 from windlass_operator.resources.base import KubeModel
+from windlass_operator.resources.queue import QueueSpec, QueueStatus
 from windlass_operator.resources.run import RunSpec, RunStatus
 from windlass_operator.resources.task import TaskSpec, TaskStatus
 
@@ -162,6 +163,28 @@ def approval_crd() -> Object:
     )
 
 
+def queue_crd() -> Object:
+    """Return the CRD of Queue."""
+    return _crd(
+        names.QUEUE_KIND,
+        names.QUEUES,
+        "wq",
+        "A Queue is what runs wait in, with limits that they keep together: how many may be under way, and whether "
+        "any starts at all. A Task names it in spec.queue; one that names none has a queue of its own, with its name.",
+        (QueueSpec, QueueStatus),
+        columns=[
+            _column("Running", ".status.running", "Runs under way.", type_="integer"),
+            _column("Concurrency", ".spec.concurrency", "How many may be; empty for any number.", type_="integer"),
+            _column("Queued", ".status.queued", "Runs that wait to start.", type_="integer"),
+            _column("Paused", ".spec.paused", "Whether no run starts.", type_="boolean"),
+            _AGE,
+            _column("Delayed", ".status.delayed", "Runs that start later.", type_="integer", wide=True),
+            _column("Oldest", ".status.oldest", "Since when the first queued run waits.", type_="date", wide=True),
+        ],
+        selectable=[],
+    )
+
+
 def _crd(
     kind: str,
     plural: str,
@@ -236,7 +259,7 @@ def dump(document: Object) -> str:
 def render() -> dict[Path, str]:
     """Return every generated file, by its path in the repository."""
     files: dict[Path, str] = {}
-    for crd in (task_crd(), run_crd(), approval_crd()):
+    for crd in (task_crd(), run_crd(), approval_crd(), queue_crd()):
         name = f"{crd['metadata']['name']}.yaml"
         text = dump(crd)
         files[_PLAIN / name] = _HEADER + text

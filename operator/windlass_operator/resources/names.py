@@ -15,6 +15,8 @@ RUN_KIND: Final = "Run"
 RUNS: Final = "runs"
 APPROVAL_KIND: Final = "Approval"
 APPROVALS: Final = "approvals"
+QUEUE_KIND: Final = "Queue"
+QUEUES: Final = "queues"
 
 PREFIX: Final = "windlass.dev/"
 """Of every label, annotation and finalizer that we set; what does not begin with it is not ours to touch."""

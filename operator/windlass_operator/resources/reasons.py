@@ -216,6 +216,38 @@ class Reason(StrEnum):
         "Nothing: another attempt follows and uses none of maxAttempts. Requests of what is really used prevent it.",
     )
 
+    # Queues
+    PAUSED = (
+        "Paused",
+        "The run's queue is paused.",
+        "Set spec.paused of the Queue to false.",
+    )
+    CONCURRENCY_LIMIT = (
+        "ConcurrencyLimit",
+        "As many runs of the queue are under way as its concurrency allows.",
+        "Nothing: it starts when one of them ends or begins to wait. Raise spec.concurrency of the Queue for more.",
+    )
+    QUEUE_NOT_FOUND = (
+        "QueueNotFound",
+        "The Task names a Queue that is not in the namespace, so nobody knows its limits.",
+        "Create the Queue, or take queue out of the Task.",
+    )
+    QUEUE_FULL = (
+        "QueueFull",
+        "As many runs wait in the queue as its maxLength allows; this one was refused.",
+        "Try again later, or raise spec.maxLength of the Queue.",
+    )
+    DELAYED = (
+        "Delayed",
+        "The run was asked to start later.",
+        "Nothing: it may start at nextAttemptAt.",
+    )
+    QUEUE_TTL_EXPIRED = (
+        "QueueTTLExpired",
+        "The run did not start within its queueTTL.",
+        "Create another Run, or allow it more time. The queue's limits may be too low for what is asked.",
+    )
+
     # Attempts
     LEASE_EXPIRED = (
         "LeaseExpired",

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from windlass_operator.resources.base import FreeForm, KubeModel, Message, ObjectName, Word, rule, validations
+from windlass_operator.resources.base import Duration, FreeForm, KubeModel, Message, ObjectName, Word, rule, validations
 from windlass_operator.resources.conditions import Condition
 
 
@@ -46,6 +46,9 @@ class RunSpec(KubeModel):
             _fixed("tags", optional=True),
             _fixed("traceparent", optional=True),
             _fixed("idempotencyKey", optional=True),
+            _fixed("delay", optional=True),
+            _fixed("startAt", optional=True),
+            _fixed("queueTTL", optional=True),
             rule(
                 "!oldSelf.cancel || self.cancel",
                 "A cancellation cannot be taken back. Create another Run.",
@@ -70,6 +73,14 @@ class RunSpec(KubeModel):
     """Says which runs of the Task are meant to be the same one. A Run whose key stands for a run that has not failed
     starts nothing: it shows that run, with the reason Deduplicated, and deleting it stops nothing as long as another
     Run shows the run. A key is kept for 30 days; a run that ends as Failed, TimedOut or Cancelled sets it free."""
+    delay: Duration | None = None
+    """Start no earlier than this long after the run was accepted, for example 10m."""
+    start_at: AwareDatetime | None = None
+    """Start no earlier than this time, for example 2026-11-21T07:30:00Z. One that has passed is now. With a
+    delay too, the later of the two counts."""
+    queue_ttl: Duration | None = Field(None, alias="queueTTL")
+    """If no attempt has begun this long after the run might have started, it ends as Expired instead: for work that is
+    worth nothing later. Default: it waits for as long as it takes."""
     traceparent: str | None = Field(None, max_length=55, pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
     """W3C trace context of whoever asks for the run, so that the run becomes a part of that trace."""
 
@@ -132,8 +143,8 @@ class RunStatus(KubeModel):
     """Id of the run in the ledger, by which the API and the command line know it."""
     # No list of allowed values: a CRD that an upgrade kept must not refuse a state that the new release knows.
     state: Word | None = None
-    """Queued, Running, Waiting, Suspended, Cancelling, Compensating, and at the end Succeeded, Failed, TimedOut or
-    Cancelled. For people and columns; programs wait for the conditions."""
+    """Queued, Running, Waiting, Suspended, Cancelling, Compensating, and at the end Succeeded, Failed, TimedOut,
+    Cancelled or Expired. For people and columns; programs wait for the conditions."""
     reason: Word | None = None
     """Why the run is not running, or why it ended as it did, in one word. The reference says what to do for each."""
     message: Message | None = None

@@ -210,6 +210,13 @@ class TaskSpec(KubeModel):
     """How long a problem of configuration (an image or Secret that does not exist, a pod that fits on no node, a
     missing Task) may hold a run before it fails. Until then the run is Queued and shows the reason, and goes on when
     it is mended."""
+    queue: ObjectName | None = None
+    """The Queue in which runs wait for their turn, shared with the other Tasks that name it. Its limits hold for all of
+    them together. Until there is a Queue of that name in the namespace, the runs wait, with the reason QueueNotFound.
+    Default: a queue of the Task's own, with the Task's name; it limits nothing until you create that Queue."""
+    priority: int = Field(0, ge=-31_536_000, le=31_536_000)
+    """Seconds of head start before the other runs of the queue: a run with 60 goes before one that was accepted 60
+    seconds earlier. Nothing waits for ever, as it might with ranks."""
     payload_schema: FreeFormObject | None = None
     """JSON Schema that the payload of each run must meet, checked before anything starts. Default: any JSON."""
     env: Annotated[list[EnvVar], Field(max_length=128)] = Field(

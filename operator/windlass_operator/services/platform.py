@@ -10,6 +10,7 @@ from windlass_operator.services.imports import RunReader
 from windlass_operator.services.namespaces import Namespaces
 from windlass_operator.services.pods import Cluster as Pods
 from windlass_operator.services.projection import RunResources
+from windlass_operator.services.queues import QueueResources
 from windlass_operator.services.tasks import TaskResources
 
 
@@ -22,11 +23,13 @@ class Platform:
     """One such place.
 
     Attributes:
-        cluster: Everything but approvals.
+        cluster: Everything but approvals and queues.
         approvals: Resources of approvals.
+        queues: Resources of queues.
         close: Ends the connections to it.
     """
 
     cluster: Cluster
     approvals: ApprovalObjects
+    queues: QueueResources
     close: Callable[[], Awaitable[None]]

@@ -161,7 +161,7 @@ def _waits_for_attempt(state: RunState, row: Mapping[str, Any]) -> bool:
     """Whether another attempt follows and has not begun."""
     if state is RunState.COMPENSATING:
         return not row["undoing"]
-    return state is RunState.QUEUED and bool(row["attempts"])
+    return state is RunState.QUEUED and (bool(row["attempts"]) or row["available_at"] > row["created_at"])
 
 
 def status_of_handle(row: Mapping[str, Any], handle: Mapping[str, Any]) -> dict[str, Any]:

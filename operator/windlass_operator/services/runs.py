@@ -10,7 +10,7 @@ from windlass_operator.domain.compensation import FAILED_REASON
 from windlass_operator.domain.errors import RunNotFoundError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import attempts, children, handles, logs, projection, run_lists, runs, steps
+from windlass_operator.ledger import attempts, children, handles, logs, projection, queues, run_lists, runs, steps
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.run_lists import Order, RunFilter
 from windlass_operator.ledger.runs import Change, LockedRun
@@ -20,6 +20,9 @@ from windlass_operator.services.recorder import Recorder
 
 _ENDING: Final = frozenset({RunState.CANCELLING, RunState.COMPENSATING})
 """States that a cancellation changes nothing of: the run will not succeed, and is on its way to its end."""
+
+_EXPIRED: Final = "QueueTTLExpired"
+_EXPIRED_AT_ONCE: Final = 200
 
 
 class RunService:
@@ -176,6 +179,26 @@ class RunService:
             self._ended(*found, reason=reason, failure_class="config")
             self._changed(run_id)
         return failed
+
+    async def expire_due(self) -> int:
+        """End runs that did not begin within their ``queueTTL``. Returns how many."""
+        expired = 0
+        for run_id in await queues.overdue(self._database, _EXPIRED_AT_ONCE):
+
+            async def work(connection: Connection, run_id: UUID = run_id) -> tuple[LockedRun, RunState] | None:
+                run = await runs.lock(connection, run_id)
+                if run is None or run.state is not RunState.QUEUED or run.attempts:
+                    return None
+                message = "No attempt had begun within queueTTL."
+                change = Change(event=RunEvent.EXPIRE, reason=_EXPIRED, message=message)
+                return run, await runs.apply(connection, run, change)
+
+            found = await self._database.transaction(work)
+            if found is not None:
+                expired += 1
+                self._ended(*found, reason=_EXPIRED, failure_class=None)
+                self._changed(run_id)
+        return expired
 
     def _ended(self, run: LockedRun, state: RunState, *, reason: str, failure_class: str | None) -> None:
         """Tell of a run that may have ended; one that was being compensated ended for what began that."""

@@ -6,7 +6,7 @@ so a Task and a Run applied in one file work in any order and a run never gets a
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from windlass_operator.domain.errors import (
     NamespaceForbiddenError,
     PayloadInvalidError,
     PayloadTooLargeError,
+    QueueFullError,
     TaskInvalidError,
     TaskNotFoundError,
     WindlassError,
@@ -25,9 +26,9 @@ from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.domain.task_snapshot import TaskSnapshot
-from windlass_operator.ledger import handles, intake, runs
+from windlass_operator.ledger import handles, intake, queues, runs
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.ledger.intake import Lineage, NewRun
+from windlass_operator.ledger.intake import Lineage, NewRun, When
 from windlass_operator.ledger.runs import Change, LockedRun, Value, Version
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
@@ -59,6 +60,7 @@ class Submission:
     version: int | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
+    when: When = field(default_factory=When)
     idempotency_key: str | None = None
     """Of this and all callers who mean the same run: the first one's is run."""
     at: str = ""
@@ -143,6 +145,7 @@ class SubmissionService:
             PayloadInvalidError: The payload breaks the Task's schema.
             PayloadTooLargeError: The payload is over the limit.
             BlobStoreUnavailableError: A large payload cannot be stored now; nothing was accepted.
+            QueueFullError: As many runs wait as the queue allows.
         """
         return (await self.trigger_all(project, [wanted]))[0]
 
@@ -213,6 +216,7 @@ class SubmissionService:
 
         Raises:
             TaskNotFoundError: There is no such version of the Task.
+            QueueFullError: More of them would wait than a queue allows.
         """
         first: dict[handles.Key, UUID] = {}
         for one in prepared:
@@ -234,6 +238,7 @@ class SubmissionService:
                     one.run_id, one.wanted, versions[name], one.payload, lineage=lineage[index] if lineage else None
                 )
             )
+        await queues.require_room(connection, [run.version.queue_id for run in new if run.version is not None])
         # A run that is there already is ours: this ran before, and only the word of its commit was lost.
         made = await intake.insert(connection, project_id, new) if new else set()
         for one in prepared:
@@ -320,19 +325,21 @@ class SubmissionService:
             if earlier is not None:
                 return earlier.run_id
             why, version = held or refused, None
+            ends = refused
             if snapshot is not None and refused is None:
                 version = await self._version(connection, project_id, project, wanted, snapshot)
+                why = ends = await self._full(connection, version)
                 if version is None:
                     why = TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
             run = _new_run(run_id, wanted, version, Value(text=text), resource=resource, why=why)
             if not await intake.insert(connection, project_id, [run]):
                 return None
-            if refused is not None:
+            if ends is not None:
                 locked = await runs.lock(connection, run_id)
                 assert locked is not None, "the run was inserted above"
-                change = Change(event=RunEvent.FAIL, reason=refused.code, message=refused.message)
+                change = Change(event=RunEvent.FAIL, reason=ends.code, message=ends.message)
                 await runs.apply(connection, locked, change)
-                failed.append((locked, refused.code))
+                failed.append((locked, ends.code))
             return run_id
 
         made = await self._database.transaction(work)
@@ -344,6 +351,14 @@ class SubmissionService:
         if made is not None:
             self._changed(made)
         return made
+
+    @staticmethod
+    async def _full(connection: Connection, version: Version | None) -> WindlassError | None:
+        try:
+            await queues.require_room(connection, [] if version is None else [version.queue_id])
+        except QueueFullError as error:
+            return error
+        return None
 
     async def _holder(self, connection: Connection, project_id: int, wanted: Submission, run_id: UUID) -> UUID | None:
         """Take the key for a new run, or return the run that has it."""
@@ -476,6 +491,7 @@ def _new_run(
         wanted_version=wanted.version,
         payload=payload,
         tags=wanted.tags,
+        when=wanted.when,
         traceparent=wanted.traceparent,
         idempotency_key=wanted.idempotency_key,
         reason=why.code if why else None,

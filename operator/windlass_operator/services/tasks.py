@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
-
 from windlass_operator.domain.errors import PayloadInvalidError, TaskInvalidError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.resources.conditions import Condition, task_conditions
+from windlass_operator.resources.conditions import read_conditions, ready_conditions
 from windlass_operator.services import payloads
 from windlass_operator.services.submission import SubmissionService
 
@@ -53,12 +51,12 @@ class TaskService:
         except (TaskInvalidError, PayloadInvalidError) as error:
             problem = error
         generation = int(meta.get("generation") or 0)
-        conditions = task_conditions(
+        conditions = ready_conditions(
             problem=problem.code if problem else None,
             message=problem.message if problem else None,
             generation=generation,
             now=datetime.now(UTC),
-            current=_conditions(body.get("status")),
+            current=read_conditions(body.get("status")),
         )
         status = {
             "observedGeneration": generation,
@@ -87,14 +85,6 @@ class TaskService:
         """Look for the Tasks that runs wait for: their events may have been missed."""
         for row in await runs.missing_tasks(self._database):
             await self._submissions.task_seen(Project(row["uid"], row["namespace"]), row["task"])
-
-
-def _conditions(status: Any) -> list[Condition]:
-    """Return the conditions that the object shows; none if somebody wrote there what is no condition."""
-    try:
-        return TypeAdapter(list[Condition]).validate_python((status or {}).get("conditions") or [])
-    except (AttributeError, ValidationError):
-        return []
 
 
 def _same(old: Any, new: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from windlass.cli.connect import Access
 PATIENCE: Final = 1.5
 """Seconds after which a person would rather type on."""
 _UNFINISHED: Final = ("Queued", "Running", "Waiting", "Suspended", "Cancelling", "Compensating")
-STATES: Final = (*_UNFINISHED, "Succeeded", "Failed", "TimedOut", "Cancelled")
+STATES: Final = (*_UNFINISHED, "Succeeded", "Failed", "TimedOut", "Cancelled", "Expired")
 SHELLS: Final = ("bash", "zsh", "fish")
 
 

@@ -20,7 +20,7 @@ from windlass.errors import ApiError
 _SHOWN: Final = 10
 """Steps in sight: the newest. `windlass runs get` lists them all."""
 _MARKS: Final = {"succeeded": ("✓", "green"), "failed": ("✗", "red"), "running": ("•", "cyan"), "waiting": ("…", "dim")}
-_STATES: Final = {"Succeeded": "green", "Failed": "red", "TimedOut": "red", "Cancelled": "yellow"}
+_STATES: Final = {"Succeeded": "green", "Failed": "red", "TimedOut": "red", "Cancelled": "yellow", "Expired": "yellow"}
 
 
 class LiveView:

@@ -13,6 +13,7 @@ from windlass.durations import format_duration
 
 _COLOURS: Final = {"Succeeded": 32, "succeeded": 32, "Running": 36, "running": 36, "Failed": 31, "failed": 31} | {
     "TimedOut": 31,
+    "Expired": 33,
     "Approved": 32,
     "Refused": 31,
     "Cancelled": 33,

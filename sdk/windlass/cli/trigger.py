@@ -10,7 +10,7 @@ import click
 from windlass.cli import completion, output
 from windlass.cli.connect import Access
 from windlass.cli.exits import INTERRUPTED, RUN_FAILED
-from windlass.cli.options import reaches_api
+from windlass.cli.options import moment, reaches_api
 from windlass.client import Client, RunHandle
 from windlass.errors import ApiError
 
@@ -48,6 +48,11 @@ Examples:
     "--idempotency-key",
     metavar="WORD",
     help="One run for each word: a repeat within 30 days finds that run, unless it failed. A lost answer is repeated.",
+)
+@click.option("--delay", metavar="DURATION", help="Start no earlier than this long from now, such as 10m.")
+@click.option("--start-at", type=moment, metavar="TIME", help="Start no earlier than this time.")
+@click.option(
+    "--queue-ttl", metavar="DURATION", help="Let it expire if it has not begun this long after it might have."
 )
 @reaches_api
 def run(access: Access, task: str, payload: str, follow: bool, tag: tuple[str, ...], **options: Any) -> None:

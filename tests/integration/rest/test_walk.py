@@ -39,6 +39,8 @@ PERMISSIONS = {
     "decide_approval": ("update", "approvals"),
     "resume": ("patch", "runs"),
     "send_event": ("create", "events"),
+    "list_queues": ("list", "queues"),
+    "explain_run": ("get", "runs"),
 }
 
 

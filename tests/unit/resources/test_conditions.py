@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from windlass_operator.domain.run_state import RunState
-from windlass_operator.resources.conditions import Condition, merge, run_conditions, task_conditions
+from windlass_operator.resources.conditions import Condition, merge, ready_conditions, run_conditions
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -63,17 +63,17 @@ def test_a_changed_spec_is_named_while_it_lasts() -> None:
 
 
 def test_a_broken_task_is_stalled_and_a_mended_one_is_not() -> None:
-    broken = task_conditions(problem="TaskInvalid", message="spec.env", generation=3, now=NOW)
+    broken = ready_conditions(problem="TaskInvalid", message="spec.env", generation=3, now=NOW)
     assert [(c.type, c.status, c.reason) for c in broken] == [
         ("Ready", "False", "TaskInvalid"),
         ("Stalled", "True", "TaskInvalid"),
     ]
-    mended = task_conditions(problem=None, message=None, generation=4, now=LATER, current=broken)
+    mended = ready_conditions(problem=None, message=None, generation=4, now=LATER, current=broken)
     assert [(c.type, c.status, c.reason, c.observed_generation) for c in mended] == [("Ready", "True", "Accepted", 4)]
 
 
 def test_conditions_look_as_kubernetes_writes_them() -> None:
-    (ready,) = task_conditions(problem=None, message=None, generation=1, now=NOW)
+    (ready,) = ready_conditions(problem=None, message=None, generation=1, now=NOW)
     assert ready.to_object() == {
         "type": "Ready",
         "status": "True",
@@ -85,5 +85,5 @@ def test_conditions_look_as_kubernetes_writes_them() -> None:
 
 
 def test_a_type_that_is_not_wanted_any_more_goes() -> None:
-    old = task_conditions(problem="TaskInvalid", message=None, generation=1, now=NOW)
+    old = ready_conditions(problem="TaskInvalid", message=None, generation=1, now=NOW)
     assert [c.type for c in merge(old, old[:1])] == ["Ready"]

@@ -13,7 +13,7 @@ import yaml
 from windlass_operator.resources import crd, pages
 
 ROOT = Path(__file__).resolve().parents[3]
-CRDS = [crd.task_crd(), crd.run_crd(), crd.approval_crd()]
+CRDS = [crd.task_crd(), crd.run_crd(), crd.approval_crd(), crd.queue_crd()]
 
 
 def _schema(document: dict[str, Any]) -> Any:
@@ -97,6 +97,7 @@ def test_everything_has_a_bound(node: dict[str, Any]) -> None:
             "Task",
             "Run",
             "Approval",
+            "Queue",
         )
     if node.get("type") == "array":
         assert "maxItems" in node
@@ -104,7 +105,7 @@ def test_everything_has_a_bound(node: dict[str, Any]) -> None:
         assert "maxProperties" in node
 
 
-@pytest.mark.parametrize("document", CRDS, ids=["Task", "Run", "Approval"])
+@pytest.mark.parametrize("document", CRDS, ids=["Task", "Run", "Approval", "Queue"])
 def test_every_field_says_what_it_is(document: dict[str, Any]) -> None:
     for path, node in _nodes(_schema(document)):
         if path in ("", ".metadata") or path.endswith("[]"):
@@ -145,8 +146,8 @@ def test_defaults_stand_in_the_schema() -> None:
 def test_what_does_not_work_yet_is_absent() -> None:
     task = _schema(CRDS[0])["properties"]["spec"]["properties"]
     run = _schema(CRDS[1])["properties"]["spec"]["properties"]
-    assert not task.keys() & {"queue", "priority", "pool"}
-    assert not run.keys() & {"delay", "startAt", "queueTTL", "concurrencyKey", "queue", "priority"}
+    assert "pool" not in task
+    assert not run.keys() & {"concurrencyKey", "queue", "priority"}
 
 
 def test_null_is_allowed_where_absence_is() -> None:

@@ -18,6 +18,8 @@ TASK: dict[str, Any] = {
     "timeout": "2d",
     "attemptTimeout": "90s",
     "startTimeout": "1m",
+    "queue": "payments",
+    "priority": 60,
     "payloadSchema": {"type": "object", "required": ["orderId"]},
     "env": [
         {"name": "MODE", "value": "live"},

@@ -13,20 +13,26 @@ UPDATE pod SET claim_id = %(claim_id)s, state = 'Ended' WHERE id = %(pod_id)s;
 -- Take up to :n runs that may start. SKIP LOCKED: two claimers never wait for each other. The entry is deleted, not
 -- updated: the hot table stays small and its index never churns. MATERIALIZED: as a subquery it could be executed once
 -- for each row, each time with another :n, and a run that is taken without an attempt is stuck for ever.
-WITH due AS MATERIALIZED (
-    SELECT run_id FROM queue_entry WHERE pod_key = %(pod_key)s AND available_at <= ledger_now()
-     ORDER BY rank, run_id LIMIT %(n)s FOR UPDATE SKIP LOCKED),
+WITH admitting AS (
+    SELECT * FROM unnest(%(queue_ids)s::bigint[], %(free)s::integer[]) AS q (id, free)),
+due AS MATERIALIZED (
+    SELECT e.run_id FROM admitting CROSS JOIN LATERAL (
+        SELECT run_id, rank FROM queue_entry
+         WHERE pod_key = %(pod_key)s AND queue_id = admitting.id AND available_at <= ledger_now()
+           AND (expires_at IS NULL OR expires_at > ledger_now())
+         ORDER BY rank, run_id LIMIT least(admitting.free, %(n)s) FOR UPDATE SKIP LOCKED) e
+     ORDER BY e.rank, e.run_id LIMIT %(n)s),
 taken AS (
-    DELETE FROM queue_entry USING due WHERE queue_entry.run_id = due.run_id RETURNING queue_entry.run_id)
+    DELETE FROM queue_entry USING due WHERE queue_entry.run_id = due.run_id RETURNING queue_entry.run_id, queue_entry.queue_id)
 UPDATE run SET state = CASE WHEN state = 'Compensating' THEN state ELSE 'Running' END, undoing = state = 'Compensating',
        reason = ends_reason, message = ends_message, held_since = NULL, attempts = attempts + 1,
        started_at = coalesce(started_at, ledger_now()), revision = revision + 1
   FROM taken WHERE run.id = taken.run_id AND run.state IN ('Queued', 'Compensating')
-RETURNING run.id, run.attempts AS number, run.revision, run.state;
+RETURNING run.id, run.attempts AS number, run.revision, run.state, taken.queue_id;
 
 -- name: open_attempt
-INSERT INTO attempt (id, run_id, number, pod_id, token_hash, lease_until)
-VALUES (%(id)s, %(run_id)s, %(number)s, %(pod_id)s, %(token_hash)s, ledger_now() + %(lease)s::interval);
+INSERT INTO attempt (id, run_id, number, pod_id, queue_id, token_hash, started_at, lease_until)
+VALUES (%(id)s, %(run_id)s, %(number)s, %(pod_id)s, %(queue_id)s, %(token_hash)s, ledger_clock(), ledger_clock() + %(lease)s::interval);
 
 -- name: pod_claimed
 WITH claimed AS (UPDATE pod SET state = 'Claimed' WHERE id = %(pod_id)s RETURNING pod_key)

@@ -6,20 +6,22 @@ WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (id uuid, task text, task_version_id bigint, wanted_version integer,
         reason text, message text, payload text, sha256 text, size bigint, tags text[], traceparent text,
         idempotency_key text, resource_uid text, resource_name text, resource_hash text,
-        total_timeout float8, parent_id uuid, root_id uuid, depth smallint, detached boolean)),
+        total_timeout float8, delay float8, start_at timestamptz, queue_ttl float8, parent_id uuid, root_id uuid, depth smallint, detached boolean)),
 made AS (
     INSERT INTO run (id, project_id, task, task_version_id, wanted_version, state, reason, message, payload, payload_sha256,
-                     payload_size, tags, traceparent, idempotency_key, held_since, deadline_at, resource_uid, resource_name,
+                     payload_size, tags, traceparent, idempotency_key, held_since, deadline_at, available_at, expires_at, resource_uid, resource_name,
                      resource_hash, parent_id, root_id, depth, detached)
     SELECT id, %(project_id)s, task, task_version_id, wanted_version, 'Queued', reason, message, payload, sha256,
            size, tags, traceparent, idempotency_key, CASE WHEN task_version_id IS NULL THEN ledger_now() END,
-           ledger_now() + make_interval(secs => total_timeout),
+           ledger_now() + make_interval(secs => total_timeout), begins, begins + make_interval(secs => queue_ttl),
            resource_uid, resource_name, resource_hash, parent_id, root_id, depth, detached
-      FROM item ORDER BY id
-    ON CONFLICT DO NOTHING RETURNING id, task_version_id, created_at, available_at, reason, message),
+      FROM item, LATERAL (SELECT greatest(start_at, ledger_now() + make_interval(secs => coalesce(delay, 0))) AS begins) b
+     ORDER BY id
+    ON CONFLICT DO NOTHING RETURNING id, task_version_id, created_at, available_at, expires_at, reason, message),
 queued AS (
-    INSERT INTO queue_entry (run_id, pod_key, rank, available_at)
-    SELECT made.id, v.pod_key, made.created_at, made.available_at FROM made JOIN task_version v ON v.id = made.task_version_id),
+    INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
+    SELECT made.id, v.pod_key, v.queue_id, made.created_at - make_interval(secs => v.priority), made.available_at, made.expires_at
+      FROM made JOIN task_version v ON v.id = made.task_version_id),
 told AS (
     INSERT INTO event (run_id, n, type, reason, message) SELECT id, 1, 'Queued', reason, message FROM made)
 SELECT id FROM made;

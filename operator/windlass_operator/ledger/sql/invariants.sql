@@ -87,6 +87,8 @@ SELECT run_id, message FROM (
                    THEN concat('It is ', run.state, ' and in a queue.')
                WHEN q.run_id IS NOT NULL AND v.pod_key IS DISTINCT FROM q.pod_key
                    THEN 'It is in the queue of pods that are not those of its Task version.'
+               WHEN q.run_id IS NOT NULL AND v.queue_id IS DISTINCT FROM q.queue_id
+                   THEN 'It waits in another queue than its Task version names.'
                WHEN q.run_id IS NOT NULL AND q.available_at <> run.available_at
                    THEN 'Its entry in the queue has another time than the run.' END AS message
       FROM run LEFT JOIN queue_entry q ON q.run_id = run.id LEFT JOIN task_version v ON v.id = run.task_version_id

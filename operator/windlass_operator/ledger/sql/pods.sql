@@ -1,15 +1,16 @@
 -- name: backlog
 -- What each pod key has to do and what is already on its way to do it.
 SELECT k.key, k.project_id, p.namespace, p.uid AS project_uid, k.parts, k.failures, k.backoff_until, k.reason,
-       q.ready, q.next_at, q.task, coalesce(s.starting, 0) AS starting, ledger_now() AS now
-  FROM (SELECT pod_key, count(*) FILTER (WHERE available_at <= ledger_now()) AS ready,
+       q.queue_id, q.ready, q.oldest, q.next_at, q.task, coalesce(s.starting, 0) AS starting, ledger_now() AS now
+  FROM (SELECT pod_key, queue_id, count(*) FILTER (WHERE due) AS ready, min(rank) FILTER (WHERE due) AS oldest,
                min(available_at) FILTER (WHERE available_at > ledger_now()) AS next_at,
                (SELECT task FROM run WHERE run.id = min(queue_entry.run_id::text)::uuid) AS task
-          FROM queue_entry GROUP BY pod_key) q
+          FROM queue_entry, LATERAL (SELECT available_at <= ledger_now() AND (expires_at IS NULL OR expires_at > ledger_now()) AS due) d
+         GROUP BY pod_key, queue_id) q
   JOIN pod_key k ON k.key = q.pod_key JOIN project p ON p.id = k.project_id
   LEFT JOIN LATERAL (SELECT count(*) AS starting FROM pod
                       WHERE pod.pod_key = k.key AND pod.ended_at IS NULL AND pod.state IN ('Planned', 'Created')) s ON true
- ORDER BY q.next_at NULLS FIRST;
+ ORDER BY q.oldest NULLS LAST, k.key;
 
 -- name: starting_pods
 SELECT count(*) AS n FROM pod WHERE ended_at IS NULL AND state IN ('Planned', 'Created');
@@ -79,3 +80,7 @@ SELECT run_id FROM queue_entry WHERE pod_key = %(key)s AND available_at <= ledge
 
 -- name: failures_of_key
 SELECT failures FROM pod_key WHERE key = %(key)s;
+
+-- name: starting_for_run
+SELECT count(*) AS n FROM queue_entry q JOIN pod ON pod.pod_key = q.pod_key
+ WHERE q.run_id = %(run_id)s AND pod.ended_at IS NULL AND pod.state IN ('Planned', 'Created');

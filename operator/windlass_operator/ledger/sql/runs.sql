@@ -10,19 +10,23 @@ SELECT id FROM found UNION ALL SELECT id FROM made;
 INSERT INTO pod_key (key, project_id, parts) VALUES (%(key)s, %(project_id)s, %(parts)s) ON CONFLICT (key) DO NOTHING;
 
 -- name: find_version
-SELECT id, version, pod_key, spec FROM task_version
+SELECT id, version, pod_key, queue_id, spec FROM task_version
  WHERE project_id = %(project_id)s AND task = %(task)s AND spec_hash = %(spec_hash)s;
+
+-- name: ensure_queue
+INSERT INTO queue (project_id, name, named) VALUES (%(project_id)s, %(name)s, %(named)s)
+ON CONFLICT (project_id, name) DO UPDATE SET named = queue.named OR excluded.named RETURNING id;
 
 -- name: add_version
 -- Numbered under the project's row lock (taken by the caller), so two imports never take the same number.
-INSERT INTO task_version (project_id, task, version, spec_hash, spec, pod_key)
-SELECT %(project_id)s, %(task)s, coalesce(max(version), 0) + 1, %(spec_hash)s, %(spec)s, %(pod_key)s
+INSERT INTO task_version (project_id, task, version, spec_hash, spec, pod_key, queue_id, priority)
+SELECT %(project_id)s, %(task)s, coalesce(max(version), 0) + 1, %(spec_hash)s, %(spec)s, %(pod_key)s, %(queue_id)s, %(priority)s
   FROM task_version WHERE project_id = %(project_id)s AND task = %(task)s
 ON CONFLICT (project_id, task, spec_hash) DO NOTHING
-RETURNING id, version, pod_key, spec;
+RETURNING id, version, pod_key, queue_id, spec;
 
 -- name: version_by_number
-SELECT id, version, pod_key, spec FROM task_version
+SELECT id, version, pod_key, queue_id, spec FROM task_version
  WHERE project_id = %(project_id)s AND task = %(task)s AND version = %(version)s;
 
 -- name: lock_project
@@ -30,8 +34,9 @@ SELECT id, version, pod_key, spec FROM task_version
 SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 
 -- name: enqueue
-INSERT INTO queue_entry (run_id, pod_key, rank, available_at)
-SELECT run.id, v.pod_key, run.created_at, run.available_at
+INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
+SELECT run.id, v.pod_key, v.queue_id, run.created_at - make_interval(secs => v.priority), run.available_at,
+       CASE WHEN run.attempts = 0 THEN run.expires_at END
   FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s;
 
 -- name: dequeue
@@ -157,7 +162,9 @@ UPDATE run SET resource_uid = %(resource_uid)s, resource_generation = 1, resourc
 SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
        coalesce(s.succeeded, 0) AS steps_succeeded, coalesce(s.failed, 0) AS steps_failed,
        coalesce(s.running, 0) AS steps_running,
-       coalesce(s.waiting, 0) AS steps_waiting, s.current_step
+       coalesce(s.waiting, 0) AS steps_waiting, s.current_step, ledger_now() AS now,
+       q.name AS queue, q.concurrency AS queue_concurrency, q.paused AS queue_paused,
+       q.named AND q.resource_uid IS NULL AS queue_missing, q.running AS queue_running
   FROM run JOIN project p ON p.id = run.project_id
   LEFT JOIN task_version v ON v.id = run.task_version_id
   LEFT JOIN LATERAL (SELECT pod.name AS pod_name FROM attempt JOIN pod ON pod.id = attempt.pod_id
@@ -168,6 +175,8 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
                             count(*) FILTER (WHERE state = 'waiting') AS waiting,
                             max(name) FILTER (WHERE state = 'running') AS current_step
                        FROM step WHERE step.run_id = run.id) s ON true
+  LEFT JOIN LATERAL (SELECT queue.*, (SELECT count(*) FROM attempt o WHERE o.queue_id = queue.id AND o.closed_at IS NULL) AS running
+                       FROM queue_entry e JOIN queue ON queue.id = e.queue_id WHERE e.run_id = run.id) q ON true
  WHERE run.id = ANY(%(run_ids)s);
 
 -- name: newest_of_name

@@ -65,8 +65,9 @@ WITH woken AS (
     UPDATE run SET state = 'Queued', reason = NULL, message = NULL, available_at = ledger_now(), revision = revision + 1
      WHERE id = ANY(%(run_ids)s) AND state = 'Waiting' RETURNING id, revision, task_version_id, created_at),
 queued AS (
-    INSERT INTO queue_entry (run_id, pod_key, rank, available_at)
-    SELECT woken.id, v.pod_key, woken.created_at, ledger_now() FROM woken JOIN task_version v ON v.id = woken.task_version_id),
+    INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at)
+    SELECT woken.id, v.pod_key, v.queue_id, woken.created_at - make_interval(secs => v.priority), ledger_now()
+      FROM woken JOIN task_version v ON v.id = woken.task_version_id),
 told AS (
     INSERT INTO event (run_id, n, type) SELECT id, revision, 'Woken' FROM woken)
 SELECT id FROM woken;

@@ -1,0 +1,35 @@
+"""Queue resources in Kubernetes."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from windlass_operator.kube.client import KubeClient
+from windlass_operator.kube.kinds import QUEUES
+
+
+class KubeQueues:
+    """The adapter behind the service's protocol.
+
+    Args:
+        client: The API server.
+        namespaces: The listed namespaces; empty for the whole cluster.
+    """
+
+    def __init__(self, client: KubeClient, *, namespaces: tuple[str, ...] = ()) -> None:
+        self._client = client
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+
+    async def each(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Queues of the watched namespaces, page by page."""
+        for namespace in self._namespaces:
+            async for body in self._client.list(QUEUES, namespace):
+                yield body
+
+    async def uid(self, namespace: str, name: str) -> str | None:
+        """Return the UID of the Queue with this name; None only where the API server says that there is none."""
+        found = await self._client.get(QUEUES, namespace, name)
+        return None if found is None else str(found["metadata"]["uid"])
+
+    async def show(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        """Write a status; False when the Queue is gone or is another one of that name."""
+        return await self._client.patch_status(QUEUES, namespace, name, status, uid=uid)

@@ -1,0 +1,145 @@
+"""Queues: what waits in them, what is open, and how many a claim may take."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from windlass_operator.domain.errors import QueueFullError
+from windlass_operator.domain.gates import QueueFacts
+from windlass_operator.domain.project import Project
+from windlass_operator.ledger import runs
+from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.ledger.queries import load
+
+_SQL: Final = load("queues")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a Queue resource says."""
+
+    name: str
+    uid: str
+    generation: int
+    concurrency: int | None
+    paused: bool
+    max_length: int | None
+
+
+async def admit(connection: Connection, pod_key: str, n: int) -> dict[int, int]:
+    """Return how many runs of a pod key a claim may take from each of its queues, at most ``n``.
+
+    A queue with a limit stays locked until the transaction ends, so that two claims never take the same slot. One that
+    is full as it is seen without the lock is left alone: what frees a slot also wakes the claims.
+    """
+    rows = await (await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key})).fetchall()
+    seen = {row["id"]: _facts(row, row["running"]) for row in rows}
+    limited = [queue_id for queue_id, facts in seen.items() if facts.concurrency is not None and facts.free()]
+    if limited:
+        locked = await (await connection.execute(_SQL["lock_queues"], {"ids": limited})).fetchall()
+        counted = await (await connection.execute(_SQL["open_attempts"], {"ids": limited})).fetchall()
+        running = {row["queue_id"]: row["running"] for row in counted}
+        seen |= {row["id"]: _facts(row, running.get(row["id"], 0)) for row in locked}
+    free = {queue_id: facts.free() for queue_id, facts in seen.items()}
+    return {queue_id: n if slots is None else min(n, slots) for queue_id, slots in free.items() if slots != 0}
+
+
+async def facts(database: Database, ids: Collection[int]) -> dict[int, QueueFacts]:
+    """Return what is known of queues by their ids."""
+    rows = await database.fetch(_SQL["backlog_queues"], {"ids": list(ids)})
+    return {row["id"]: _facts(row, row["running"]) for row in rows}
+
+
+async def require_room(connection: Connection, new: Sequence[int]) -> None:
+    """Require that runs may be added to queues, and keep others from adding until the transaction ends.
+
+    Args:
+        connection: The transaction.
+        new: The queue of each new run.
+
+    Raises:
+        QueueFullError: A queue would become longer than its ``maxLength``.
+    """
+    adding = Counter(new)
+    if not adding:
+        return
+    bounded = await (await connection.execute(_SQL["room"], {"ids": list(adding)})).fetchall()
+    if not bounded:
+        return
+    rows = await (await connection.execute(_SQL["lengths"], {"ids": [row["id"] for row in bounded]})).fetchall()
+    lengths = {row["queue_id"]: row["n"] for row in rows}
+    for row in bounded:
+        if lengths.get(row["id"], 0) + adding[row["id"]] > row["max_length"]:
+            raise QueueFullError(row["name"], row["max_length"])
+
+
+async def put(database: Database, project: Project, limits: Limits) -> bool:
+    """Record what a Queue resource says. Returns whether it was news."""
+
+    async def work(connection: Connection) -> bool:
+        project_id = await runs.ensure_project(connection, project.uid, project.namespace)
+        parameters = {
+            "project_id": project_id,
+            "name": limits.name,
+            "uid": limits.uid,
+            "generation": limits.generation,
+            "concurrency": limits.concurrency,
+            "paused": limits.paused,
+            "max_length": limits.max_length,
+        }
+        return await (await connection.execute(_SQL["put_queue"], parameters)).fetchone() is not None
+
+    return await database.transaction(work)
+
+
+async def drop(database: Database, uid: str) -> bool:
+    """Record that a Queue resource is gone: its limits go with it. Returns whether it was news."""
+    return bool(await database.fetch(_SQL["drop_queue"], {"uid": uid}))
+
+
+async def with_resource(database: Database) -> list[dict[str, Any]]:
+    """Return ``uid``, ``name`` and ``namespace`` of the queues that have a resource."""
+    return await database.fetch(_SQL["queues_with_resource"])
+
+
+async def fullness(database: Database) -> list[dict[str, Any]]:
+    """Return what the statuses of all Queue resources show."""
+    return await database.fetch(_SQL["fullness"])
+
+
+async def held_back(database: Database, limit: int) -> list[tuple[UUID, int]]:
+    """Return runs with a resource, in queues that have limits, with their queues: those that start next."""
+    rows = await database.fetch(_SQL["held_back"], {"limit": limit})
+    return [(row["run_id"], row["queue_id"]) for row in rows]
+
+
+async def show_runs(database: Database, run_ids: Collection[UUID]) -> None:
+    """Ask for the statuses of runs to be written although nothing changed in their rows: their queues did."""
+    if run_ids:
+
+        async def work(connection: Connection) -> None:
+            await runs.want_projection(connection, sorted(run_ids))
+
+        await database.transaction(work)
+
+
+async def page(database: Database, project_id: int, *, after: str, limit: int) -> list[dict[str, Any]]:
+    """Return the queues of a project by name, with how full they are."""
+    return await database.fetch(_SQL["list_queues"], {"project_id": project_id, "after": after, "limit": limit})
+
+
+async def ahead(database: Database, run_id: UUID) -> int | None:
+    """Return how many runs of its queue go before a queued run."""
+    rows = await database.fetch(_SQL["position"], {"run_id": run_id})
+    return rows[0]["ahead"] if rows else None
+
+
+async def overdue(database: Database, limit: int) -> list[UUID]:
+    """Return runs that did not begin within their ``queueTTL``."""
+    return [row["run_id"] for row in await database.fetch(_SQL["overdue"], {"limit": limit})]
+
+
+def _facts(row: Mapping[str, Any], running: int) -> QueueFacts:
+    return QueueFacts(row["name"], running, row["concurrency"], paused=row["paused"], missing=row["missing"])

@@ -1,0 +1,19 @@
+"""Queues of a project, for those who look."""
+
+from typing import Any
+
+from windlass_operator.domain.project import Project
+from windlass_operator.ledger import queues, runs
+from windlass_operator.ledger.database import Database
+
+
+class QueueListService:
+    """Lists queues of a project; never looks beyond it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, project: Project, *, after: str, limit: int) -> list[dict[str, Any]]:
+        """Return queues by name, from the one after ``after`` on."""
+        row = await runs.project_by_uid(self._database, project.uid)
+        return [] if row is None else await queues.page(self._database, row["id"], after=after, limit=limit)
