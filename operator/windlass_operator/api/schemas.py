@@ -11,7 +11,6 @@ from pydantic.alias_generators import to_camel
 
 from windlass_operator.api.queries import Time
 from windlass_operator.domain.run_state import RunState
-from windlass_operator.resources.base import Duration
 from windlass_operator.resources.run import BlobRef, IdempotencyKey, RunStatus, Tag, TaskVersionNumber
 
 Outcome = Literal[
@@ -20,6 +19,18 @@ Outcome = Literal[
 """How an attempt ended."""
 _RESOURCE_ONLY = frozenset({"run_id", "observed_generation", "conditions"})
 """What a Run's status says of its resource."""
+
+
+Delay = Annotated[
+    str,
+    Field(
+        pattern=r"^([0-9]{1,3}d)?([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}(\.[0-9]{1,3})?s)?([0-9]{1,6}ms)?$",
+        min_length=2,
+        max_length=32,
+        examples=["10m"],
+    ),
+]
+"""A duration, its units from the largest to the smallest. Whatever has this form is one of less than three years."""
 
 
 class View(BaseModel):
@@ -45,11 +56,11 @@ class TriggerRequest(BaseModel):
     """A word for this run. If the Task has a run of the last 30 days with the same one that has not failed, it is
     the answer (200, `deduplicated`), whatever its payload is: repeat a request as often as you like."""
 
-    delay: Duration | None = None
+    delay: Delay | None = None
     """Start no earlier than this long from now, for example `10m`."""
     start_at: Time | None = Field(None, alias="startAt")
     """Start no earlier than this time, and no earlier than `delay` says."""
-    queue_ttl: Duration | None = Field(None, alias="queueTTL")
+    queue_ttl: Delay | None = Field(None, alias="queueTTL")
     """End as Expired if no attempt has begun this long after the run might have started."""
 
     @field_validator("version", mode="before")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -44,9 +44,17 @@ def when_of(delay: str | None, start_at: datetime | None, queue_ttl: str | None)
     """Return what a request says in durations as people write them."""
     return When(
         delay=None if delay is None else parse_duration(delay),
-        start_at=start_at,
+        start_at=None if start_at is None else _in_utc(start_at),
         queue_ttl=None if queue_ttl is None else parse_duration(queue_ttl),
     )
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """Return a time as Postgres reads it, whose offsets end at 16 hours; one beyond all calendars is their end."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC) if moment.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

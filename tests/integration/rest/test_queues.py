@@ -61,6 +61,18 @@ async def test_a_start_in_the_future_is_shown(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize(
+    "at",
+    ["0479-05-17T17:52:30+16:33", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "9000-01-01T00:00:00Z"],
+)
+async def test_a_start_in_another_age_leaves_a_run_that_can_be_read(rest: Rest, at: str) -> None:
+    run = await rest.trigger({"startAt": at, "queueTTL": "999d"})
+
+    assert run.status in (201, 400)
+    if run.status == 201:
+        assert (await rest.get(f"/runs/{run.json['id']}")).json["state"] == "Queued"
+
+
+@pytest.mark.parametrize(
     ("body", "field"),
     [
         ({"delay": "soon"}, "delay"),

@@ -15,7 +15,7 @@ made AS (
            size, tags, traceparent, idempotency_key, CASE WHEN task_version_id IS NULL THEN ledger_now() END,
            ledger_now() + make_interval(secs => total_timeout), begins, begins + make_interval(secs => queue_ttl),
            resource_uid, resource_name, resource_hash, parent_id, root_id, depth, detached
-      FROM item, LATERAL (SELECT greatest(start_at, ledger_now() + make_interval(secs => coalesce(delay, 0))) AS begins) b
+      FROM item, LATERAL (SELECT least(greatest(start_at, ledger_now() + make_interval(secs => coalesce(delay, 0))), ledger_now() + interval '100 years') AS begins) b
      ORDER BY id
     ON CONFLICT DO NOTHING RETURNING id, task_version_id, created_at, available_at, expires_at, reason, message),
 queued AS (
