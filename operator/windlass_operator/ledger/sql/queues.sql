@@ -21,9 +21,10 @@ SELECT q.id, q.name, q.concurrency, q.paused, q.named AND q.resource_uid IS NULL
 SELECT queue_id, count(*) AS running FROM attempt WHERE queue_id = ANY(%(ids)s) AND closed_at IS NULL GROUP BY queue_id;
 
 -- name: backlog_queues
--- The queues that may hold runs back.
+-- The queues that may hold runs back. What is open counts only where there is a limit.
 SELECT q.id, q.name, q.concurrency, q.paused, q.named AND q.resource_uid IS NULL AS missing,
-       (SELECT count(*) FROM attempt a WHERE a.queue_id = q.id AND a.closed_at IS NULL) AS running
+       CASE WHEN q.concurrency IS NULL THEN 0
+            ELSE (SELECT count(*) FROM attempt a WHERE a.queue_id = q.id AND a.closed_at IS NULL) END AS running
   FROM queue q WHERE q.id = ANY(%(ids)s);
 
 -- name: put_queue

@@ -175,7 +175,9 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
                             count(*) FILTER (WHERE state = 'waiting') AS waiting,
                             max(name) FILTER (WHERE state = 'running') AS current_step
                        FROM step WHERE step.run_id = run.id) s ON true
-  LEFT JOIN LATERAL (SELECT queue.*, (SELECT count(*) FROM attempt o WHERE o.queue_id = queue.id AND o.closed_at IS NULL) AS running
+  LEFT JOIN LATERAL (SELECT queue.*,
+                            CASE WHEN queue.concurrency IS NULL THEN 0
+                                 ELSE (SELECT count(*) FROM attempt o WHERE o.queue_id = queue.id AND o.closed_at IS NULL) END AS running
                        FROM queue_entry e JOIN queue ON queue.id = e.queue_id WHERE e.run_id = run.id) q ON true
  WHERE run.id = ANY(%(run_ids)s);
 
