@@ -1,12 +1,14 @@
 """Migrations on a real PostgreSQL."""
 
 import concurrent.futures
+import re
 
 import psycopg
 import pytest
 
 from tests.support.postgres import PostgresServer
 from windlass_operator.ledger.migrate import SchemaUnknownError, migrate, pending_migrations
+from windlass_operator.ledger.queries import load
 
 
 def test_of_many_migrators_at_once_one_migrates_and_the_others_find_nothing_to_do(postgres: PostgresServer) -> None:
@@ -55,3 +57,13 @@ def test_a_schema_of_a_newer_release_is_refused(postgres: PostgresServer) -> Non
         )
     with pytest.raises(SchemaUnknownError, match="newer"):
         migrate(uri)
+
+
+def test_a_rehearsal_forgets_every_table_but_who_leads_and_the_heartbeats(postgres: PostgresServer) -> None:
+    uri = postgres.create_database()
+    migrate(uri)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'windlass'").fetchall()
+    left_out = {"leader", "heartbeat_service"}
+    forgotten = set(re.findall(r"DELETE FROM (\w+)", load("rehearsal")["empty"]))
+    assert forgotten == {name for (name,) in tables if "yoyo" not in name} - left_out
