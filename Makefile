@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
+# Tests and benches start hundreds of processes: what they import is compiled once, as it is for those who install wheels.
+export UV_COMPILE_BYTECODE := 1
+export PYTHONDONTWRITEBYTECODE :=
 COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --universal --python-version 3.11 --custom-compile-command "make locks" \
 	--no-emit-package windlass --no-emit-package windlass-operator --no-emit-package windlass-runner
 

@@ -107,8 +107,12 @@ class FakeCluster:
 
     async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
         self.rejected[name] = (reason, message)
+        if uid in self.runs:
+            self.runs[uid]["status"] = {**self.runs[uid]["status"], "reason": reason, "message": message}
 
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        if (namespace, name) not in self.tasks and self.broken_task is None:
+            return False
         self.task_statuses.append(status)
         return True
 
@@ -142,6 +146,9 @@ class FakeCluster:
     async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         if name in self.refuse_status:
             raise self.refuse_status[name]
+        if uid not in self.runs:
+            return False
+        self.runs[uid]["status"] = status
         self.statuses[name] = status
         return True
 
