@@ -164,8 +164,8 @@ bench: setup postgres ## Measure: local processes, and the cluster if Windlass i
 	$(BIN)/python -m bench
 
 .PHONY: bench-peers
-bench-peers: setup postgres ## Measure beside DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
-	$(BIN)/python -m bench.peers
+bench-peers: setup postgres ## Measure beside procrastinate, DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
+	$(BIN)/python -m bench.peers $(PARTS)
 
 .PHONY: peer-locks
 peer-locks: setup ## Make the hash-pinned lists of what bench-peers installs again. Needs npm.
