@@ -167,6 +167,10 @@ bench: setup postgres ## Measure: local processes, and the cluster if Windlass i
 bench-peers: setup postgres ## Measure beside procrastinate, DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
 	$(BIN)/python -m bench.peers $(PARTS)
 
+.PHONY: bench-soak
+bench-soak: setup postgres ## Constant load for WINDLASS_SOAK_MINUTES (20) beside a session that is idle in a transaction.
+	$(BIN)/python -m bench.soak
+
 .PHONY: peer-locks
 peer-locks: setup ## Make the hash-pinned lists of what bench-peers installs again. Needs npm.
 	$(subst "make locks","make peer-locks",$(COMPILE)) bench/peers/requirements.in -o bench/peers/requirements.txt

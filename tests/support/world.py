@@ -168,9 +168,9 @@ class FakeCluster:
 class World:
     """The services of operator and API in one process."""
 
-    def __init__(self, database: Database, record: Recorder | None = None) -> None:
+    def __init__(self, database: Database, record: Recorder | None = None, cluster: FakeCluster | None = None) -> None:
         self.database = database
-        self.cluster = FakeCluster()
+        self.cluster = cluster or FakeCluster()
         record = record or Recorder()
         self.attempts = AttemptService(database, record=record)
         self.steps = StepService(database, progress_every=0)
