@@ -171,6 +171,12 @@ bench-peers: setup postgres ## Measure beside procrastinate, DBOS and Restate in
 bench-soak: setup postgres ## Constant load for WINDLASS_SOAK_MINUTES (20) beside a session that is idle in a transaction.
 	$(BIN)/python -m bench.soak
 
+.PHONY: bench-gate bench-baseline
+bench-gate: setup postgres ## Fail if this tree is slower than bench/baseline.json says: ratios, never milliseconds.
+	@$(BIN)/python -m bench.gate
+bench-baseline: setup postgres ## Write bench/baseline.json again, when a change is meant to cost more, or costs less.
+	@$(BIN)/python -m bench.gate --write
+
 .PHONY: peer-locks
 peer-locks: setup ## Make the hash-pinned lists of what bench-peers installs again. Needs npm.
 	$(subst "make locks","make peer-locks",$(COMPILE)) bench/peers/requirements.in -o bench/peers/requirements.txt

@@ -1,12 +1,13 @@
-"""``python -m bench [local|waits|rest|children|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|costs|waits|rest|children|scale|cluster …]``: all of them without arguments."""
 
 import sys
 from typing import Final
 
-from bench import children, cluster, local, report, rest, scale, waits
+from bench import children, cluster, costs, local, report, rest, scale, waits
 
 _BENCHES: Final = {
     "local": local.main,
+    "costs": costs.main,
     "waits": waits.main,
     "rest": rest.main,
     "children": children.main,
