@@ -188,6 +188,7 @@ async def test_many_pages_find_the_same(there: Installation, monkeypatch: pytest
         pass
     for module in ("outside_cluster", "outside_objects"):
         monkeypatch.setattr(f"windlass_operator.services.{module}._PAGE", 1)
+    monkeypatch.setattr("windlass_operator.services.outside_cluster._RUNS", 1)
     assert await there.found() == []
     pods = len(there.world.cluster.pods)
     there.world.cluster.runs.clear()

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.ledger.invariants import FIRST, only_look, rows_of
+from windlass_operator.ledger.invariants import FIRST, LAST, only_look, rows_of
 from windlass_operator.ledger.queries import load
 
 _SQL: Final = load("outside")
@@ -110,10 +110,23 @@ async def resources_seen(
     }
 
 
-async def unfinished_resources(database: Database, *, after: str, size: int, settled: timedelta) -> list[Believed]:
-    """Return a page, in order of the UIDs, of Run resources whose run is unfinished and older than ``settled``."""
-    rows = await _look(database, "unfinished_resources", {"after": after, "size": size, "settled": settled}, size)
-    return [Believed(row["uid"], row["name"], row["namespace"], row["run_id"]) for row in rows]
+async def unfinished_resources(
+    database: Database, *, after: UUID, size: int, settled: timedelta
+) -> tuple[UUID, list[Believed]]:
+    """Return where a page of runs ends, and the Run resources of its unfinished runs that are older than ``settled``.
+
+    It ends at :data:`LAST` where no page follows.
+    """
+
+    async def work(connection: Connection) -> tuple[UUID, list[Believed]]:
+        await only_look(connection)
+        ended = await rows_of(connection, _SQL, "page_end", {"after": after, "size": size}, size)
+        until = UUID(str(ended[0]["id"])) if ended else LAST
+        place = {"after": after, "until": until, "settled": settled}
+        rows = await rows_of(connection, _SQL, "unfinished_resources", place, size)
+        return until, [Believed(row["uid"], row["name"], row["namespace"], row["run_id"]) for row in rows]
+
+    return await database.transaction(work)
 
 
 async def values(database: Database, *, after: Value, size: int) -> list[Value]:

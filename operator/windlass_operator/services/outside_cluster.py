@@ -10,13 +10,15 @@ from windlass_operator.domain.pods import PodSeen
 from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.ledger import outside
 from windlass_operator.ledger.database import Database
-from windlass_operator.ledger.invariants import FIRST, Broken
+from windlass_operator.ledger.invariants import FIRST, LAST, Broken
 from windlass_operator.ledger.outside import Believed, ResourceFacts
 from windlass_operator.resources.reasons import Reason
 from windlass_operator.services.invariants import LATE
 from windlass_operator.services.outside import POD_CHECKS, RUN_CHECKS, SETTLED
 
 _PAGE: Final = 1000
+_RUNS: Final = 5000
+"""Runs that are looked through in one snapshot for those that must have a resource; most have ended."""
 _PROVEN: Final = 100
 """Things missing from a list that are asked for one by one, since only that is proof. If more are missing, it is no
 moment's gap in a list, and asking for each would be a burden."""
@@ -189,12 +191,13 @@ class RunLook:
         return [broken for broken in found if broken is not None]
 
     async def _missing(self, seen: set[str]) -> list[Broken]:
-        missing, after = [], ""
-        while page := await outside.unfinished_resources(
-            self._database, after=after, size=_PAGE, settled=self._settled
-        ):
+        missing: list[Believed] = []
+        after = FIRST
+        while after != LAST:
+            after, page = await outside.unfinished_resources(
+                self._database, after=after, size=_RUNS, settled=self._settled
+            )
             missing += [run for run in page if run.uid not in seen and self._visible(run)]
-            after = page[-1].uid or after
         return [
             Broken("resources_there", run.run_id, f"Its Run {run.namespace}/{run.name} is not there.", run.namespace)
             for run in await _proven_absent(missing, lambda run: self._cluster.run_uid(run.namespace, run.name))

@@ -31,21 +31,24 @@ SELECT s.uid, run.id AS run_id, run.state, e.run_id IS NOT NULL AS due, named.id
                       LIMIT 1) own ON true
   LEFT JOIN run ON run.id = own.id LEFT JOIN projection_entry e ON e.run_id = own.id LEFT JOIN run named ON named.id = s.named;
 
+-- name: page_end
+SELECT id FROM run WHERE id > %(after)s ORDER BY id OFFSET %(size)s - 1 LIMIT 1;
+
 -- name: unfinished_resources
-SELECT * FROM (
-    SELECT run.resource_uid AS uid, run.resource_name AS name, run.id AS run_id, p.namespace FROM run JOIN project p ON p.id = run.project_id
-     WHERE run.resource_uid > %(after)s AND run.finished_at IS NULL AND run.state NOT IN ('Cancelling', 'Compensating')
-       AND run.created_at <= ledger_now() - %(settled)s::interval
-    UNION ALL
-    SELECT h.resource_uid, h.name, h.run_id, p.namespace FROM run_handle h JOIN run ON run.id = h.run_id JOIN project p ON p.id = run.project_id
-     WHERE h.resource_uid > %(after)s AND run.finished_at IS NULL AND run.state NOT IN ('Cancelling', 'Compensating')
-       AND h.created_at <= ledger_now() - %(settled)s::interval) believed
- ORDER BY uid LIMIT %(size)s;
+SELECT run.resource_uid AS uid, run.resource_name AS name, run.id AS run_id, p.namespace FROM run JOIN project p ON p.id = run.project_id
+ WHERE run.id > %(after)s AND run.id <= %(until)s AND run.finished_at IS NULL AND run.state NOT IN ('Cancelling', 'Compensating')
+   AND run.resource_uid IS NOT NULL AND run.created_at <= ledger_now() - %(settled)s::interval
+UNION ALL
+SELECT h.resource_uid, h.name, h.run_id, p.namespace FROM run_handle h JOIN run ON run.id = h.run_id JOIN project p ON p.id = run.project_id
+ WHERE h.run_id > %(after)s AND h.run_id <= %(until)s AND run.finished_at IS NULL AND run.state NOT IN ('Cancelling', 'Compensating')
+   AND h.created_at <= ledger_now() - %(settled)s::interval;
 
 -- name: values
-SELECT p.uid AS project_uid, p.namespace, blob.run_id, blob.sha256, blob.data IS NOT NULL AS in_ledger
-  FROM blob JOIN run ON run.id = blob.run_id JOIN project p ON p.id = run.project_id
- WHERE (blob.run_id, blob.sha256) > (%(after)s, %(after_sha256)s) ORDER BY blob.run_id, blob.sha256 LIMIT %(size)s;
+-- The page is cut before anything is joined to it: else the server may join all runs for each page.
+SELECT p.uid AS project_uid, p.namespace, v.run_id, v.sha256, v.in_ledger
+  FROM (SELECT run_id, sha256, data IS NOT NULL AS in_ledger FROM blob
+         WHERE (run_id, sha256) > (%(after)s, %(after_sha256)s) ORDER BY run_id, sha256 LIMIT %(size)s) v
+  JOIN run ON run.id = v.run_id JOIN project p ON p.id = run.project_id ORDER BY v.run_id, v.sha256;
 
 -- name: values_elsewhere
 SELECT EXISTS (SELECT 1 FROM blob WHERE data IS NULL) AS some;
