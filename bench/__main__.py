@@ -1,15 +1,16 @@
-"""``python -m bench [local|costs|waits|rest|children|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|costs|waits|rest|triggers|children|scale|cluster …]``: all of them without arguments."""
 
 import sys
 from typing import Final
 
-from bench import children, cluster, costs, local, report, rest, scale, waits
+from bench import children, cluster, costs, local, report, rest, scale, triggers, waits
 
 _BENCHES: Final = {
     "local": local.main,
     "costs": costs.main,
     "waits": waits.main,
     "rest": rest.main,
+    "triggers": triggers.main,
     "children": children.main,
     "scale": scale.main,
     "cluster": cluster.main,

@@ -119,6 +119,7 @@ def application(
         ReadyOnce(context.database.check),
         start=start,
         version=__version__,
+        plain=public.plain_routes(),
     )
 
 
@@ -138,6 +139,7 @@ def settings(app: Any, port: int, *, host: str = EVERYWHERE) -> uvicorn.Config:
         port=port,
         http="httptools",
         access_log=False,
+        proxy_headers=False,  # nobody asks where a request came from, and each would pay for it
         log_level="warning",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,

@@ -317,15 +317,16 @@ async def set_reason(
     return ids
 
 
-async def note_progress(database: Database, run_id: UUID) -> None:
-    """Make new step counts of a running run visible in its resource."""
+async def note_progress(database: Database, run_id: UUID) -> bool:
+    """Make new step counts of a running run visible in its resource; False if it has none, or has ended."""
 
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> bool:
         row = await (await connection.execute(_SQL["note_progress"], {"run_id": run_id})).fetchone()
         if row is not None:
             await want_projection(connection, [run_id])
+        return row is not None
 
-    await database.transaction(work)
+    return await database.transaction(work)
 
 
 async def waiting_for_task(database: Database, project_id: int, task: str) -> list[dict[str, Any]]:
@@ -390,6 +391,18 @@ async def get_many(database: Database, run_ids: list[UUID]) -> list[dict[str, An
     """Return full rows with version, pod and step counts, newest first."""
     rows = await database.fetch(_SQL["get_run"], {"run_ids": run_ids})
     return [_with_reason(row) for row in sorted(rows, key=lambda row: str(row["id"]), reverse=True)]
+
+
+async def rows_of(connection: Connection, run_ids: list[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Return the same by id, as the caller's transaction leaves them."""
+    rows = await (await connection.execute(_SQL["get_run"], {"run_ids": run_ids})).fetchall()
+    return {row["id"]: _with_reason(row) for row in rows}
+
+
+async def which_exist(connection: Connection, run_ids: list[UUID]) -> set[UUID]:
+    """Return those of some runs that the ledger has."""
+    rows = await (await connection.execute(_SQL["which_exist"], {"run_ids": run_ids})).fetchall()
+    return {row["id"] for row in rows}
 
 
 def facts_of(row: Mapping[str, Any]) -> RunFacts:

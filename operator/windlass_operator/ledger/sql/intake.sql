@@ -1,6 +1,6 @@
 -- name: insert_runs
 -- Runs, their places in the queue and their first events in one statement and one parameter: a thousand runs cost one way
--- to the server. A run that is there already, by its id or its resource's UID, is left out of everything. In order of the
+-- to the server. A run that is there already, by its id or its resource's UID, is left out of everything, and is the answer. In order of the
 -- ids, so two that insert the same runs never wait for each other in a circle.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (id uuid, task text, task_version_id bigint, wanted_version integer,
@@ -24,4 +24,4 @@ queued AS (
       FROM made JOIN task_version v ON v.id = made.task_version_id),
 told AS (
     INSERT INTO event (run_id, n, type, reason, message) SELECT id, 1, 'Queued', reason, message FROM made)
-SELECT id FROM made;
+SELECT id FROM item WHERE NOT EXISTS (SELECT FROM made WHERE made.id = item.id);

@@ -181,6 +181,9 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
                        FROM queue_entry e JOIN queue ON queue.id = e.queue_id WHERE e.run_id = run.id) q ON true
  WHERE run.id = ANY(%(run_ids)s);
 
+-- name: which_exist
+SELECT id FROM run WHERE id = ANY(%(run_ids)s);
+
 -- name: newest_of_name
 -- The newest resource of that name, whether the run was made for it or it is a handle on an earlier one.
 SELECT id FROM (
