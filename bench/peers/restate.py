@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+
 from bench.peers.installed import PYTHON, ROOT, restate_server
 from bench.peers.rounds import Round
 
@@ -46,6 +48,18 @@ class Restate:
         found, _ = await asyncio.to_thread(_post, self._admin, "/query", {"query": _RESULTS})
         saved = {row["id"]: row["n"] for row in found["rows"]}
         return Round(answer["times"], answer["effects"], saved[invocation])
+
+    async def call(self, count: int) -> dict[str, Any]:
+        """Call the handler once, for as many steps, and return its answer. Many may be under way."""
+        url, headers = f"http://127.0.0.1:{self._ingress}/bench/steps", {"Accept": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=120)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=count, headers=headers, timeout=timeout) as answer,
+        ):
+            answer.raise_for_status()
+            found: dict[str, Any] = await answer.json()
+            return found
 
     async def durability(self) -> dict[str, str]:
         """Return what decides whether an answered step survives a power cut."""
