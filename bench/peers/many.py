@@ -115,9 +115,11 @@ async def measure() -> list[report.Figure]:
         restate = await stack.enter_async_context(restate_system())
         host = plane.url.removeprefix("http://")
         ours = await stack.enter_async_context(_process(sys.executable, "-m", "bench.peers.our_many", host))
-        program = (str(PYTHON), "-m", "bench.peers.dbos_many", server.create_database(), json.dumps(_ENGINE))
-        dbos = await stack.enter_async_context(_process(*program))
-        contestants = {"ours": _ours(plane, ours), "DBOS": _dbos(dbos), "Restate": _restate(restate)}
+        contestants = {"ours": _ours(plane, ours), "Restate": _restate(restate)}
+        for kind in ("async", "sync"):
+            settings = (server.create_database(), json.dumps(_ENGINE), kind)
+            program = (str(PYTHON), "-m", "bench.peers.dbos_many", *settings)
+            contestants[f"DBOS {kind}"] = _dbos(await stack.enter_async_context(_process(*program)))
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(_ROUNDS + 1):
             for name in order(list(contestants), number):
@@ -126,8 +128,12 @@ async def measure() -> list[report.Figure]:
                     rates[name].append(_ALL / seconds)
     name = f"durable steps for a second, {_RUNS} runs at once"
     return [
-        report.figure(name, rates["ours"], "/s", peer=(f"{peer} {version(package)}", rates[peer]), goal=goal)
-        for peer, package, goal in (("DBOS", "dbos", "ratio>=3"), ("Restate", "restate-server", "ratio>=1.5"))
+        report.figure(name, rates["ours"], "/s", peer=(shown, rates[peer]), goal=goal)
+        for peer, shown, goal in (
+            ("DBOS async", f"DBOS {version('dbos')}, async", "ratio>=3"),
+            ("DBOS sync", f"DBOS {version('dbos')}, threads", "ratio>=3"),
+            ("Restate", f"Restate {version('restate-server')}", "ratio>=1.5"),
+        )
     ]
 
 
