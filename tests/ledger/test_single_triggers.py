@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from tests.support.world import SHOP, World, a_task
+from windlass_operator.api.public import run_json
 from windlass_operator.domain.errors import QueueFullError, TaskNotFoundError, WindlassError
 from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.intake import When
 from windlass_operator.services.submission import Accepted, Submission
 
 
@@ -56,7 +59,23 @@ async def test_a_crowd_shares_one_transaction_and_keeps_its_order(world: World, 
     for answer, row in zip(answers, rows, strict=True):
         assert isinstance(answer, Accepted)
         assert answer.row is not None
-        assert {**answer.row, "now": None} == {**row, "now": None}
+        assert run_json(answer.row) == run_json(row)
+
+
+async def test_the_answer_says_what_a_run_waits_for_as_any_other_does(world: World) -> None:
+    await world.put_queue(paused=True)
+    wanted = Submission(
+        task="order",
+        tags=("eu",),
+        idempotency_key="k",
+        when=When(delay=timedelta(hours=1)),
+        traceparent=f"00-{'1' * 32}-{'2' * 16}-01",
+    )
+    for answer in await at_once(world, wanted, Submission(task="order")):
+        assert isinstance(answer, Accepted)
+        assert answer.row is not None
+        assert answer.row["reason"] is not None
+        assert run_json(answer.row) == run_json(await world.get(answer.run_id))
 
 
 async def test_who_is_refused_is_refused_alone(world: World) -> None:

@@ -453,7 +453,11 @@ def run_json(row: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
         row: Of the ledger.
         whole: With payload and result.
     """
-    status = {key: value for key, value in facts_of_run({**row, "result": None}).items() if value is not None}
+    status = {
+        key: value
+        for key, value in facts_of_run(row if row["result"] is None else {**row, "result": None}).items()
+        if value is not None
+    }
     head = {
         "id": str(row["id"]),
         "namespace": row["namespace"],

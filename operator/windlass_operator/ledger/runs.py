@@ -393,10 +393,22 @@ async def get_many(database: Database, run_ids: list[UUID]) -> list[dict[str, An
     return [_with_reason(row) for row in sorted(rows, key=lambda row: str(row["id"]), reverse=True)]
 
 
-async def rows_of(connection: Connection, run_ids: list[UUID]) -> dict[UUID, dict[str, Any]]:
-    """Return the same by id, as the caller's transaction leaves them."""
-    rows = await (await connection.execute(_SQL["get_run"], {"run_ids": run_ids})).fetchall()
-    return {row["id"]: _with_reason(row) for row in rows}
+async def new_rows(connection: Connection, run_ids: list[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Return by id what an answer shows of runs that wait in their queue and were never claimed.
+
+    One that was, as it may be when the word of its commit was lost, is left out, and any other as well.
+    """
+    rows = await (await connection.execute(_SQL["get_new"], {"run_ids": run_ids})).fetchall()
+    return {row["id"]: _with_reason(_UNTOUCHED | row) for row in rows}
+
+
+_UNTOUCHED: Final[dict[str, Any]] = {
+    "attempts": 0, "user_failures": 0, "infra_failures": 0, "undoing": False,
+    "steps_succeeded": 0, "steps_failed": 0, "steps_running": 0, "steps_waiting": 0, "current_step": None,
+    "pod_name": None, "started_at": None, "finished_at": None, "error": None,
+    "result": None, "result_sha256": None, "result_size": None,
+}  # fmt: skip
+"""What is the same of all runs that nobody has claimed."""
 
 
 async def which_exist(connection: Connection, run_ids: list[UUID]) -> set[UUID]:

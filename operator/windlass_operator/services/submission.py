@@ -77,7 +77,7 @@ class Accepted:
     deduplicated: bool = False
     """The run is an earlier one with the same idempotency key."""
     row: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
-    """The run as it is when this is committed, for who answers with it; None where it was not read."""
+    """A new run as it is when this is committed, for who answers with it; None where it was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class SubmissionService:
                 refused.clear()
                 project_id = await runs.ensure_project(connection, project.uid, project.namespace)
                 accepted = await self.insert(connection, project_id, project, left, refused=refused)
-                rows = await runs.rows_of(connection, [one.run_id for one in accepted])
+                rows = await runs.new_rows(connection, [one.run_id for one in accepted if not one.deduplicated])
                 return [replace(one, row=rows.get(one.run_id)) for one in accepted]
 
             try:
