@@ -73,17 +73,19 @@ class Batches(Generic[K, T, R]):
 
     Args:
         flush: Writes the items of a key and returns one answer for each, in order.
+        limit: Most items of one flush.
     """
 
-    def __init__(self, flush: Callable[[K, list[T]], Awaitable[list[R]]]) -> None:
+    def __init__(self, flush: Callable[[K, list[T]], Awaitable[list[R]]], *, limit: int = 500) -> None:
         self._flush = flush
+        self._limit = limit
         self._batches: dict[K, Batch[T, R]] = {}
 
     async def __call__(self, key: K, item: T) -> R:
         """Write one item and return its answer."""
         batch = self._batches.get(key)
         if batch is None:
-            batch = self._batches[key] = Batch(partial(self._flush, key))
+            batch = self._batches[key] = Batch(partial(self._flush, key), limit=self._limit)
         try:
             return await batch(item)
         finally:

@@ -37,6 +37,9 @@ from windlass_operator.services.blobs import BlobService, Staged
 from windlass_operator.services.live_tasks import LiveTasks, ReadTask
 from windlass_operator.services.recorder import Recorder
 
+_AT_ONCE: Final = 200
+"""Single triggers in one transaction at most: with the largest payloads that a row may have they are 12 MiB."""
+
 _BY_TIME: Final = attrgetter("int")
 """The order of UUIDs without their own comparison, which takes longer than to make one."""
 
@@ -144,7 +147,7 @@ class SubmissionService:
     ) -> None:
         self._database = database
         self._read_task = LiveTasks(read_task)
-        self._singles: Batches[Project, Prepared, _Written] = Batches(self._write_singles)
+        self._singles: Batches[Project, Prepared, _Written] = Batches(self._write_singles, limit=_AT_ONCE)
         self._blobs = blobs
         self.large = payloads.LargeValues()
         self._release_namespace = release_namespace
