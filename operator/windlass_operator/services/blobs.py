@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -13,6 +14,7 @@ from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestEr
 from windlass_operator.ledger import blobs, children
 from windlass_operator.ledger.attempts import Writer
 from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.services.chunks import chunks
 from windlass_operator.services.recorder import Recorder
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -20,7 +22,7 @@ SETTLED: Final = timedelta(days=1)
 """Age from which a value without a run is an orphan: the run it was stored for will not be accepted any more."""
 SWEEP_EVERY: Final = timedelta(hours=6)
 """An orphan costs room and nothing else, and a sweep lists the whole bucket."""
-_SWEPT_AT_ONCE: Final = 1000
+_LOOKED_UP_AT_ONCE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +86,11 @@ class BlobService:
         """Delete the values of runs that were never accepted. Returns of how many runs."""
         if self._store.in_ledger:
             return 0
-        swept, some = 0, []
-        async for found in self._store.runs():
-            some.append(found)
-            if len(some) == _SWEPT_AT_ONCE:
-                swept += await self._sweep(some)
-                some = []
-        return swept + await self._sweep(some)
-
-    async def _sweep(self, found: list[tuple[str, UUID]]) -> int:
-        orphans = await blobs.orphans(self._database, found, SETTLED)
-        for project_uid, run_id in orphans:
+        swept = 0
+        async for project_uid, run_id in orphans(self._database, self._store, SETTLED):
             await self._store.delete_run(project_uid, run_id)
-        return len(orphans)
+            swept += 1
+        return swept
 
     async def get_for(self, writer: Writer, sha256: str) -> bytes:
         """Return a value of the attempt's run, or one that a run returned to it which it has waited for.
@@ -121,3 +115,10 @@ class BlobService:
         if not _SHA256.fullmatch(sha256):
             raise InvalidRequestError("The path does not name a SHA-256.", field="sha256")
         return await self._store.get(BlobKey(project_uid, run_id, sha256))
+
+
+async def orphans(database: Database, store: BlobStore, age: timedelta) -> AsyncIterator[tuple[str, UUID]]:
+    """Yield project and run of the values in a store that are older than ``age`` and of no run of the ledger."""
+    async for found in chunks(store.runs(), _LOOKED_UP_AT_ONCE):
+        for orphan in await blobs.orphans(database, found, age):
+            yield orphan

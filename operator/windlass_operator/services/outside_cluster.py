@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from windlass_operator.domain.pods import PodSeen
@@ -13,6 +13,7 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.invariants import FIRST, LAST, Broken
 from windlass_operator.ledger.outside import Believed, ResourceFacts
 from windlass_operator.resources.reasons import Reason
+from windlass_operator.services.chunks import chunks
 from windlass_operator.services.invariants import LATE
 from windlass_operator.services.outside import POD_CHECKS, RUN_CHECKS, SETTLED
 
@@ -49,34 +50,45 @@ class RunReader(Protocol):
         ...
 
 
-class PodLook:
-    """Pods, and the attempts in them.
+Reader = TypeVar("Reader", PodReader, RunReader)
+
+
+class _ClusterLook(Generic[Reader]):
+    """A look at one kind of object.
 
     Args:
         database: The ledger.
         cluster: Kubernetes.
         namespaces: The listed ones, empty for the whole cluster. What is in others cannot be seen.
-        settled: Age from which a pod must be in a list.
-        late: After what time a pod that should have gone is left over.
+        settled: Age from which an object must be in a list.
+        late: After what time what must follow has followed: a pod has gone, a Run was imported.
     """
 
-    checks = POD_CHECKS
     patient = True
 
     def __init__(
         self,
         database: Database,
-        cluster: PodReader,
+        cluster: Reader,
         *,
         namespaces: Sequence[str] = (),
         settled: timedelta = SETTLED,
         late: timedelta = LATE,
     ) -> None:
         self._database = database
-        self._cluster = cluster
+        self._cluster: Reader = cluster
         self._namespaces = namespaces
         self._settled = settled
         self._late = late
+
+    def _visible(self, one: Believed) -> bool:
+        return not self._namespaces or one.namespace in self._namespaces
+
+
+class PodLook(_ClusterLook[PodReader]):
+    """Pods, and the attempts in them."""
+
+    checks = POD_CHECKS
 
     async def find(self) -> list[Broken]:
         """Return where pods and ledger differ."""
@@ -119,9 +131,6 @@ class PodLook:
                     found.append(Broken("pods_left_over", None, message, pod.namespace))
         return found
 
-    def _visible(self, pod: Believed) -> bool:
-        return not self._namespaces or pod.namespace in self._namespaces
-
     async def _uid_of_pod(self, pod: Believed) -> str | None:
         seen = await self._cluster.see_pod(pod.namespace, pod.name)
         return None if seen is None or not seen.exists else seen.uid
@@ -141,47 +150,18 @@ def _lost(attempt: Believed, gone: set[str | None], ended: set[str]) -> Broken |
     return Broken("attempt_pods", attempt.run_id, what, attempt.namespace)
 
 
-class RunLook:
-    """Run resources, and the runs that they show.
-
-    Args:
-        database: The ledger.
-        cluster: Kubernetes.
-        namespaces: The listed ones, empty for the whole cluster. What is in others cannot be seen.
-        settled: Age from which a resource must be in a list.
-        late: After what time a Run must have been imported.
-    """
+class RunLook(_ClusterLook[RunReader]):
+    """Run resources, and the runs that they show."""
 
     checks = RUN_CHECKS
-    patient = True
-
-    def __init__(
-        self,
-        database: Database,
-        cluster: RunReader,
-        *,
-        namespaces: Sequence[str] = (),
-        settled: timedelta = SETTLED,
-        late: timedelta = LATE,
-    ) -> None:
-        self._database = database
-        self._cluster = cluster
-        self._namespaces = namespaces
-        self._settled = settled
-        self._late = late
 
     async def find(self) -> list[Broken]:
         """Return where Run resources and ledger differ."""
         found: list[Broken] = []
         seen: set[str] = set()  # only the UIDs, never all resources
-        some: list[RunSeen] = []
-        async for run in self._cluster.each_run():
-            seen.add(run.uid)
-            some.append(run)
-            if len(some) == _PAGE:
-                found += await self._compared(some)
-                some = []
-        found += await self._compared(some)
+        async for some in chunks(self._cluster.each_run(), _PAGE):
+            seen |= {run.uid for run in some}
+            found += await self._compared(some)
         return found + await self._missing(seen)
 
     async def _compared(self, some: Sequence[RunSeen]) -> list[Broken]:
@@ -202,9 +182,6 @@ class RunLook:
             Broken("resources_there", run.run_id, f"Its Run {run.namespace}/{run.name} is not there.", run.namespace)
             for run in await _proven_absent(missing, lambda run: self._cluster.run_uid(run.namespace, run.name))
         ]
-
-    def _visible(self, run: Believed) -> bool:
-        return not self._namespaces or run.namespace in self._namespaces
 
 
 def _difference(run: RunSeen, facts: ResourceFacts) -> Broken | None:

@@ -3,14 +3,13 @@
 from datetime import timedelta
 from itertools import groupby
 from typing import Final
-from uuid import UUID
 
 from windlass_operator.blobs.store import BlobStore
-from windlass_operator.ledger import blobs, outside
+from windlass_operator.ledger import outside
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.invariants import Broken
 from windlass_operator.ledger.outside import NO_VALUE, Value
-from windlass_operator.services.blobs import SETTLED, SWEEP_EVERY
+from windlass_operator.services.blobs import SETTLED, SWEEP_EVERY, orphans
 from windlass_operator.services.invariants import LATE
 from windlass_operator.services.outside import OBJECT_CHECKS, NotLookedAtError
 
@@ -49,7 +48,12 @@ class ObjectLook:
             if await outside.some_are_elsewhere(self._database):
                 raise NotLookedAtError(f"{why}, and some large values are in one. Does this process lack its settings?")
             raise NotLookedAtError(f"{why}; large values are rows of the ledger.")
-        return await self._lost() + await self._orphans()
+        return await self._lost() + [
+            Broken(
+                "objects_owned", None, f"Objects under {project}/{run_id}/ belong to a run that is not in the ledger."
+            )
+            async for project, run_id in orphans(self._database, self._store, self._orphaned)
+        ]
 
     async def _lost(self) -> list[Broken]:
         found, after = [], NO_VALUE
@@ -73,20 +77,4 @@ class ObjectLook:
             )
             for value in values
             if (value.run_id, value.sha256) not in there
-        ]
-
-    async def _orphans(self) -> list[Broken]:
-        orphans: list[tuple[str, UUID]] = []
-        some: list[tuple[str, UUID]] = []
-        async for run in self._store.runs():
-            some.append(run)
-            if len(some) == _PAGE:
-                orphans += await blobs.orphans(self._database, some, self._orphaned)
-                some = []
-        orphans += await blobs.orphans(self._database, some, self._orphaned)
-        return [
-            Broken(
-                "objects_owned", None, f"Objects under {project}/{run_id}/ belong to a run that is not in the ledger."
-            )
-            for project, run_id in orphans
         ]
