@@ -13,18 +13,20 @@ import msgspec
 from windlass import execution, protocol
 from windlass.errors import AttemptClosedError, LoadError
 from windlass.transport import HttpTransport
-from windlass_runner import exit_codes, outcome
+from windlass_runner import exit_codes, outcome, sharing
 from windlass_runner.config import arm_failpoints
 
 
 @dataclass(frozen=True)
 class Child:
-    """What a child gets: its attempt, and the write ends of three pipes."""
+    """What a child gets: a file with its attempt, and the write ends of three pipes."""
 
-    attempt: protocol.ClaimedAttempt
+    body: int
     stdout: int
     stderr: int
     result: int
+    reused: bool = False
+    """Other attempts run in this pod, now and later."""
 
 
 def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
@@ -39,6 +41,8 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
             os.close(descriptor)  # user code that closes its output closes it
         sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        if child.reused:
+            sharing.prepare()
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
         signal.signal(signal.SIGUSR2, lambda *_: execution.request_stop())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -80,7 +84,7 @@ def _flush() -> None:
 
 def _run(child: Child, problem: protocol.Failure | None) -> execution.Finished:
     arm_failpoints("child")
-    attempt = child.attempt
+    attempt = _attempt(child.body)
     if problem is not None:
         return execution.Finished(fail=protocol.FailRequest(failure=problem))
     if attempt.traceparent is not None:
@@ -101,11 +105,19 @@ def _write(descriptor: int, data: bytes) -> None:
     os.close(descriptor)
 
 
-_BODY: Final = 10
+def _attempt(body: int) -> protocol.ClaimedAttempt:
+    """Read the attempt, wherever in the file whoever wrote it has left off."""
+    data, size = b"", os.fstat(body).st_size
+    while len(data) < size:
+        data += os.pread(body, size - len(data), len(data))
+    os.close(body)
+    return msgspec.json.decode(data, type=protocol.ClaimedAttempt)
+
+
+BODY: Final = 10
+"""First of a spawned child's four descriptors."""
 
 
 def main() -> NoReturn:
-    """Entry of a spawned child: the attempt comes on descriptor 10, the three pipes are 11 to 13."""
-    with os.fdopen(_BODY, "rb") as pipe:
-        attempt = msgspec.json.decode(pipe.read(), type=protocol.ClaimedAttempt)
-    run_child(Child(attempt, 11, 12, 13), None)
+    """Entry of a spawned child."""
+    run_child(Child(BODY, BODY + 1, BODY + 2, BODY + 3, reused=len(sys.argv) > 1), None)

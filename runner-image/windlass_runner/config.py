@@ -24,6 +24,8 @@ class Config:
             (``WINDLASS_CLAIM_PATIENCE``, 120).
         report_patience: Seconds that the end of an attempt waits for an unreachable API
             (``WINDLASS_REPORT_PATIENCE``, 1,800).
+        max_age: Seconds after which a pod of a pool takes no more runs (``WINDLASS_MAX_AGE``, without limit).
+        max_runs: Runs after which it takes no more (``WINDLASS_MAX_RUNS``); 0: without limit.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -44,6 +46,8 @@ class Config:
         self.claim_id = os.urandom(16).hex()
         self.claim_patience = float(env.get("WINDLASS_CLAIM_PATIENCE") or 120)
         self.report_patience = float(env.get("WINDLASS_REPORT_PATIENCE") or 1800)
+        self.max_age = float(env.get("WINDLASS_MAX_AGE") or "inf")
+        self.max_runs = int(env.get("WINDLASS_MAX_RUNS") or 0)
         self._credential = env.get("WINDLASS_CREDENTIAL")
         self._credential_file = env.get("WINDLASS_CREDENTIAL_FILE")
 

@@ -66,7 +66,7 @@ class Stopping:
 
 
 def main(zygote: Zygote | None = None) -> NoReturn:
-    """Run one attempt and exit with a code of :mod:`windlass_runner.exit_codes`.
+    """Run one attempt, or in a pod of a pool many, and exit with a code of :mod:`windlass_runner.exit_codes`.
 
     Args:
         zygote: Started already.
@@ -79,7 +79,7 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     signal.signal(signal.SIGINT, stopping.ask)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        attempt = claim(config, lambda: _let_user_code_in(config, zygote))
+        answer = claim(config, lambda: _let_user_code_in(config, zygote))
         stopping.claimed()
     except StoppedError:
         withdraw(config)
@@ -90,18 +90,24 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     except Refused as error:
         say(f"the API refused this pod: {error}")
         leave(exit_codes.API_UNREACHABLE)
-    if attempt is None:
+    claimed_at = time.monotonic()
+    if not answer.attempts and answer.session is None:
         leave(exit_codes.NOTHING_TO_CLAIM)
-    from windlass_runner.supervisor import Supervisor
+    from windlass_runner.shared import Shared
 
-    supervisor = Supervisor(
-        config, zygote, attempt, claimed_at=time.monotonic(), wake=stopping.wake, stopping=stopping.times
-    )
-    leave(supervisor.run())
+    shared = Shared(config, wake=stopping.wake, stopping=stopping.times)
+    if answer.session is not None:
+        from windlass_runner.reusable import ReusableRunner
+
+        leave(ReusableRunner(shared, zygote, answer, answer.session, claimed_at).run())
+    from windlass_runner.slot import Slot
+    from windlass_runner.supervisor import run_child
+
+    leave(run_child(shared, zygote, Slot(shared, zygote, answer.attempts[0], claimed_at=claimed_at)))
 
 
-def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimedAttempt | None:
-    """Ask for work, once for this pod. None: nothing came within the wait.
+def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimResponse:
+    """Ask for work, for the first time, and for the last unless the answer has a session.
 
     Args:
         config: Of the pod.
@@ -129,12 +135,11 @@ def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> proto
         retry_codes=frozenset({protocol.PodUnknown}),
         sent=sent,
     )
-    attempts = msgspec.json.decode(answer, type=protocol.ClaimResponse).attempts
-    return attempts[0] if attempts else None
+    return msgspec.json.decode(answer, type=protocol.ClaimResponse)
 
 
 def _claim_request(config: Config) -> tuple[protocol.ClaimRequest, str]:
-    """Return this pod's only claim, and the credential that goes with it."""
+    """Return this pod's first claim, and the credential that goes with it."""
     credential, projected = config.credential()
     request = protocol.ClaimRequest(
         claim_id=config.claim_id,
