@@ -28,9 +28,10 @@ from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.services.approval_resources import ApprovalResourceService
 from windlass_operator.services.approvals import ApprovalService
-from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
