@@ -259,6 +259,16 @@ async def test_an_attempt_that_nobody_received_is_handed_back_and_not_charged(wo
     assert (row["state"], row["infra_failures"], row["user_failures"]) == ("Queued", 0, 0)
 
 
+async def test_a_claim_whose_attempt_nobody_received_may_take_another(world: World) -> None:
+    """The answer was lost for so long that the attempt was closed: its pod must not starve."""
+    pod = await with_session(world, await world.reusable_pod())
+    await world.submit()
+    (attempt,) = (await ask(world, pod, "claim-1")).attempts
+    await world.attempts.lose(UUID(attempt.attempt_id), reason="LeaseExpired", message="silent")
+    (taken,) = (await ask(world, pod, "claim-1")).attempts
+    assert (taken.run_id, taken.number) == (attempt.run_id, 2)
+
+
 async def test_what_was_asked_for_again_is_not_handed_back(world: World) -> None:
     pod = await with_session(world, await world.reusable_pod())
     run_id = await world.submit()

@@ -126,18 +126,8 @@ class RuntimeRoutes:
             (answer,) = await self._attempts.claims.take(key, [ask])
             ask = replace(ask, session=answer.session)
             left = until - time.monotonic()
-            if answer.error is not None:
-                raise answer.error
             if answer.settled or left <= 0:
-                return _json(
-                    protocol.ClaimResponse(
-                        attempts=answer.attempts,
-                        again=answer.again,
-                        leave=answer.leave,
-                        session=answer.session,
-                        slots=answer.slots,
-                    )
-                )
+                return _json(answer.as_response())
             await self._work.wait(min(left, _LOOK_AGAIN))
             if await request.is_disconnected():
                 return Response(status_code=499)

@@ -27,6 +27,8 @@ class LockedPod:
     claim_id: str | None
     """The claim that its credential serves."""
     state: str
+    ahead: bool
+    """It was started before a run needed it."""
     reuse: bool
     slots: int
     draining: bool
@@ -82,6 +84,7 @@ def _pod(row: dict[str, Any]) -> LockedPod:
         pod_key=row["pod_key"],
         claim_id=row["claim_id"],
         state=row["state"],
+        ahead=row["ahead"],
         reuse=row["reuse"],
         slots=row["slots"],
         draining=row["draining"],

@@ -50,18 +50,19 @@ class AttemptService:
         """Answers the claim that comes with the end of an attempt. Where pods wait for work, with theirs."""
 
     async def claim(self, pod: PodIdentity, claim_id: str, slots: int) -> list[protocol.ClaimedAttempt]:
-        """Open attempts for runs of the pod's key, by itself and without waiting. Empty: nothing may start now.
+        """Open attempts for runs of the pod's key. Empty: nothing may start now. See :meth:`ask`."""
+        return (await self.ask(pod, claim_id, slots)).attempts
+
+    async def ask(self, pod: PodIdentity, claim_id: str, slots: int) -> protocol.ClaimResponse:
+        """Open attempts for runs of the pod's key, without waiting for any, and say what the pod is to do otherwise.
 
         Raises:
             PodUnknownError: The operator has not recorded this pod (yet).
-            UnauthorizedError: The credential is not the namespace's.
+            UnauthorizedError: The credential is not the namespace's, or the session not the pod's.
             ForbiddenError: Another claim of this pod was answered before; each pod claims once with its credential.
         """
         pod_id, key = await self.claims.find(pod)
-        (answer,) = await self.claims.take(key, [Ask(pod_id, claim_id, slots, pod)])
-        if answer.error is not None:
-            raise answer.error
-        return answer.attempts
+        return (await self.claims.take(key, [Ask(pod_id, claim_id, slots, pod)]))[0].as_response()
 
     async def withdraw(self, pod: PodIdentity, claim_id: str) -> None:
         """Queue again what a claim took; see :meth:`ClaimService.withdraw`."""

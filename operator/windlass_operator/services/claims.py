@@ -31,7 +31,7 @@ from windlass_operator.services.handover import describe
 from windlass_operator.services.recorder import Recorder
 
 _SPENT: Final = "session"
-"""In place of a pod's claim id once its session is in use. The credential that came before is worth nothing any more, so a
+"""In place of a pod's claim id once its session is in use. The credential that came before is worth nothing any more: a
 first claim that was held up on its way takes nobody's session away."""
 _NO_HASH: Final = bytes(32)
 """Compared with where there is none, so that an answer takes as long whether a pod has a session or not."""
@@ -83,6 +83,18 @@ class Answer:
     def settled(self) -> bool:
         """Whether there is nothing more to wait for."""
         return bool(self.attempts) or self.leave or self.over or self.error is not None
+
+    def as_response(self) -> protocol.ClaimResponse:
+        """Return what the runner is told.
+
+        Raises:
+            WindlassError: The question is refused.
+        """
+        if self.error is not None:
+            raise self.error
+        return protocol.ClaimResponse(
+            attempts=self.attempts, again=self.again, leave=self.leave, session=self.session, slots=self.slots
+        )
 
 
 class ClaimService:
@@ -277,12 +289,14 @@ class _Batch:
         news = [i for i in took if pods[i].state != "Claimed" or pods[i].idle]
         if news:
             await claims.pods_claimed(connection, news)
-        idle = [i for i, p in pods.items() if p.reuse and not p.idle and not self._open[i] and i not in took]
+        kept = {i: p for i, p in pods.items() if p.reuse or p.ahead}
+        idle = [i for i, p in kept.items() if not p.idle and not p.leaves and not self._open[i] and i not in took]
         if idle:
             await claims.pods_idle(connection, idle)
         for ask, answer in self._accepted():
             pod = pods[ask.pod_id]
-            answer.again = not pod.leaves and pod.reuse
+            # A single-use pod that was started ahead asks until it has taken something.
+            answer.again = not pod.leaves and (pod.reuse or (pod.ahead and not answer.over and pod.id not in took))
 
     def _accepted(self) -> list[tuple[Ask, Answer]]:
         return [(ask, a) for ask, a in zip(self._asks, self.answers, strict=True) if a.error is None]

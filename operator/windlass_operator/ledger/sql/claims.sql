@@ -5,16 +5,17 @@ SELECT id, pod_key FROM pod WHERE uid = %(pod_uid)s AND name = %(pod_name)s;
 -- name: lock_pods
 -- Who asks for work, in order of id: two batches that share pods never wait for each other in a circle. NO KEY: the attempts
 -- that refer to the rows need not wait.
-SELECT pod.id, pod.uid, pod.name, pod.pod_key, pod.claim_id, pod.state, pod.reuse, pod.slots, pod.draining, pod.session_hash, pod.idle_since,
+SELECT pod.id, pod.uid, pod.name, pod.pod_key, pod.claim_id, pod.state, pod.ahead, pod.reuse, pod.slots, pod.draining, pod.session_hash, pod.idle_since,
        p.credential_hash
   FROM pod JOIN project p ON p.id = pod.project_id WHERE pod.id = ANY(%(ids)s) ORDER BY pod.id FOR NO KEY UPDATE OF pod;
 
 -- name: attempts_of_pods
--- What pods hold, and what these claims of theirs took that has ended since.
+-- What pods hold, and what these claims of theirs took that has been ended by its runner since. What was lost or handed back
+-- may never have reached anybody: who asks for it again may take something else.
 SELECT a.pod_id, a.id, a.claim_id, true AS open FROM attempt a WHERE a.pod_id = ANY(%(ids)s) AND a.closed_at IS NULL
 UNION ALL
 SELECT a.pod_id, a.id, a.claim_id, false FROM unnest(%(pods)s::uuid[], %(claims)s::text[]) AS c (pod_id, claim_id)
-  JOIN attempt a ON a.pod_id = c.pod_id AND a.claim_id = c.claim_id WHERE a.closed_at IS NOT NULL
+  JOIN attempt a ON a.pod_id = c.pod_id AND a.claim_id = c.claim_id WHERE a.closed_at IS NOT NULL AND a.outcome NOT IN ('Lost', 'Released')
  ORDER BY id;
 
 -- name: note_claims
@@ -104,7 +105,7 @@ SELECT a.id, a.number, a.started_at, run.available_at, run.id AS run_id, run.tas
 -- are to leave or have become idle, and claims that took something already. The one statement that idle runners cost.
 SELECT (SELECT extract(epoch FROM min(available_at) - ledger_now())::float8 FROM queue_entry WHERE pod_key = %(pod_key)s) AS due_in,
        ARRAY(SELECT w.n::integer FROM unnest(%(pods)s::uuid[], %(claims)s::text[]) WITH ORDINALITY AS w (pod_id, claim_id, n)
-              WHERE EXISTS (SELECT 1 FROM attempt a WHERE a.pod_id = w.pod_id AND a.claim_id = w.claim_id)
+              WHERE EXISTS (SELECT 1 FROM attempt a WHERE a.pod_id = w.pod_id AND a.claim_id = w.claim_id AND a.closed_at IS NULL)
                  OR NOT EXISTS (SELECT 1 FROM pod WHERE pod.id = w.pod_id AND NOT pod.draining AND pod.state <> 'Ended')
                  OR EXISTS (SELECT 1 FROM pod WHERE pod.id = w.pod_id AND pod.reuse AND pod.idle_since IS NULL
                                AND NOT EXISTS (SELECT 1 FROM attempt a WHERE a.pod_id = pod.id AND a.closed_at IS NULL))) AS news;
