@@ -320,7 +320,11 @@ class ClaimResponse(Message):
 
     attempts: list[ClaimedAttempt] = []
     again: bool = False
-    """This pod is kept ready: ask again, with the same claim id until something was taken."""
+    """This pod is kept ready: ask again.
+
+    A single-use pod asks with the same claim id until it has taken something. A pod with a session asks with a new
+    claim id after every answer that it got, an empty one too; it repeats an id only where no answer came.
+    """
     leave: bool = False
     """Nothing more comes for this pod: end when nothing is left to do."""
     session: str | None = None

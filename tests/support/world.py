@@ -13,6 +13,7 @@ from tests.support.queues import FakeQueues
 from windlass import protocol
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.context import read_run
+from windlass_operator.domain.ids import new_id, token_hash
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
@@ -21,14 +22,16 @@ from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube.errors import KubeNotFoundError
 from windlass_operator.kube.run_head import see_run
+from windlass_operator.ledger import runs
 from windlass_operator.ledger.blobs import LedgerBlobs
-from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.services.approval_resources import ApprovalResourceService
 from windlass_operator.services.approvals import ApprovalService
-from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
@@ -239,6 +242,33 @@ class World:
         await self.pods.start_due()
         seen = list(self.cluster.pods.values())[-1]
         return await self.attempts.claim(self.identity(seen), claim_id, 1)
+
+    async def reusable_pod(
+        self, task: TaskSnapshot | None = None, *, slots: int = 1, name: str = "order"
+    ) -> PodIdentity:
+        """Return a pod of a pool, as it is before its first claim: it takes one run after the other of a Task.
+
+        The pool itself is left out: what a claim sees of it are the columns of the pod's row.
+        """
+        snapshot = task or a_task()
+        self.cluster.tasks[(SHOP.namespace, name)] = snapshot
+        secret = self.cluster.credentials.setdefault(SHOP.namespace, "wlr_test")
+        pod_id = new_id()
+
+        async def work(connection: Connection) -> None:
+            project_id = await runs.ensure_project(connection, SHOP.uid, SHOP.namespace)
+            version = await runs.ensure_version(connection, project_id, SHOP.uid, name, snapshot)
+            await connection.execute(
+                "INSERT INTO pod (id, project_id, pod_key, name, namespace, state, uid, ahead, reuse, slots)"
+                " VALUES (%s, %s, %s, %s, %s, 'Created', %s, true, true, %s)",
+                (pod_id, project_id, version.pod_key, f"pool-{pod_id.hex[-12:]}", SHOP.namespace, str(pod_id), slots),
+            )
+            await connection.execute(
+                "UPDATE project SET credential_hash = %s WHERE id = %s", (token_hash(secret), project_id)
+            )
+
+        await self.database.transaction(work)
+        return PodIdentity(str(pod_id), f"pool-{pod_id.hex[-12:]}", secret=secret)
 
     def identity(self, seen: PodSeen) -> PodIdentity:
         """Return what a runner in this pod shows."""

@@ -6,6 +6,7 @@ The namespace is never taken from a body: it is that of the attempt's token or o
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -21,9 +22,10 @@ from windlass_operator.api.measured import timed
 from windlass_operator.api.messages import read_body, read_message, validated
 from windlass_operator.api.schemas import TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
-from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claims import Ask, PodIdentity
 from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
@@ -118,11 +120,14 @@ class RuntimeRoutes:
         """Long poll: answered when there is work, or empty after the wait."""
         body, pod = await self._claim_of(request)
         until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
+        pod_id, key = await self._attempts.claims.find(pod)
+        ask = Ask(pod_id, body.claim_id[:100], max(1, min(body.slots, 64)), pod)
         while True:
-            taken = await self._attempts.claim(pod, body.claim_id[:100], max(1, min(body.slots, 64)))
+            (answer,) = await self._attempts.claims.take(key, [ask])
+            ask = replace(ask, session=answer.session)
             left = until - time.monotonic()
-            if taken or left <= 0:
-                return _json(protocol.ClaimResponse(attempts=taken))
+            if answer.settled or left <= 0:
+                return _json(answer.as_response())
             await self._work.wait(min(left, _LOOK_AGAIN))
             if await request.is_disconnected():
                 return Response(status_code=499)
@@ -137,7 +142,9 @@ class RuntimeRoutes:
         """Return a claim and who makes it."""
         credential = bearer(request)  # first: no body is read for nobody
         body = await read_message(request, protocol.ClaimRequest)
-        if body.credential != "token":
+        if body.credential == "session":
+            return body, PodIdentity(body.pod_uid, body.pod_name, session=credential)
+        if body.credential == "secret":
             return body, PodIdentity(body.pod_uid, body.pod_name, secret=credential)
         name, uid = await self._vouch.pod_of(credential)
         if (name, uid) != (body.pod_name, body.pod_uid):

@@ -30,6 +30,10 @@ ALTER TABLE pod ADD COLUMN idle_since timestamptz;                  -- since whe
 
 -- Which claim took an attempt, so that a repeat of the claim is answered with what it took.
 ALTER TABLE attempt ADD COLUMN claim_id text;
+-- A pod of a pool has had thousands of attempts: what it holds now, and what one of its claims took, are found without them.
+DROP INDEX attempt_of_pod;
+CREATE INDEX attempt_of_claim ON attempt (pod_id, claim_id);
+CREATE INDEX attempt_open_of_pod ON attempt (pod_id) WHERE closed_at IS NULL;
 
 -- The newest version of each Task that exists: pods are kept ready for it and for no other.
 CREATE TABLE task_head (
