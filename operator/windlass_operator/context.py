@@ -223,7 +223,7 @@ class Operator:
         self._namespaces = NamespaceService(
             database, cluster, context.runs, release_namespace=context.config.release_namespace
         )
-        self._tasks = TaskService(database, cluster, context.submissions)
+        self._tasks = TaskService(database, cluster, context.submissions, changed=self._wake)
         self._approvals = ApprovalResourceService(
             database,
             platform.approvals,
@@ -287,8 +287,7 @@ class Operator:
 
     async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Task was seen, or its deletion."""
-        if not deleted:
-            await self._tasks.observe(body)
+        await self._tasks.observe(body, deleted=deleted)
 
     async def approval_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """An Approval was seen, or its deletion."""
@@ -334,7 +333,13 @@ class Operator:
     async def _resync(self) -> None:
         # First: the Run resources that went with a namespace must not look like a fault of ours.
         await self._namespaces.end_runs()
-        await each(self._imports.resync, self._pods.resync, self._approvals.resync, self._queues.resync)
+        await each(
+            self._imports.resync,
+            self._tasks.resync,
+            self._pods.resync,
+            self._approvals.resync,
+            self._queues.resync,
+        )
 
 
 def _store(config: Config, database: Database) -> BlobStore:

@@ -22,6 +22,10 @@ from windlass_runner.zygote_process import Zygote
 
 _WITHDRAW = 5.0
 """Seconds that a withdrawal may take, of the pod's termination grace."""
+_TRY = 60.0
+"""Seconds for which one call of a pod that is kept ready is tried: its token may be another one after that."""
+_OUTAGE = 86_400.0
+"""Seconds for which a pod that is kept ready waits for an API that it has reached before."""
 _NOT_DUMPABLE = 4  # PR_SET_DUMPABLE, see prctl(2)
 
 
@@ -92,7 +96,7 @@ def main(zygote: Zygote | None = None) -> NoReturn:
         leave(exit_codes.API_UNREACHABLE)
     claimed_at = time.monotonic()
     if not answer.attempts and answer.session is None:
-        leave(exit_codes.NOTHING_TO_CLAIM)
+        leave(exit_codes.DONE if answer.leave else exit_codes.NOTHING_TO_CLAIM)
     from windlass_runner.shared import Shared
 
     shared = Shared(config, wake=stopping.wake, stopping=stopping.times)
@@ -109,6 +113,8 @@ def main(zygote: Zygote | None = None) -> NoReturn:
 def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimResponse:
     """Ask for work, for the first time, and for the last unless the answer has a session.
 
+    A single-use pod that is kept ready asks until something comes: always for the same claim, so it is once even so.
+
     Args:
         config: Of the pod.
         meanwhile: Called once, while the API thinks.
@@ -117,7 +123,6 @@ def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> proto
         Refused: The API will not have this pod.
         Unreachable: The API does not answer.
     """
-    request, credential = _claim_request(config)
     started = False
 
     def sent() -> None:
@@ -126,20 +131,32 @@ def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> proto
             started = True
             meanwhile()
 
-    answer = ApiClient(config.url).call(
-        "/claim",
-        request,
-        token=credential,
-        patience=config.claim_patience,
-        timeout=config.wait_ms / 1000 + 30,
-        retry_codes=frozenset({protocol.PodUnknown}),
-        sent=sent,
-    )
-    return msgspec.json.decode(answer, type=protocol.ClaimResponse)
+    api = ApiClient(config.url)
+    patience, until = config.claim_patience, 0.0
+    while True:
+        request, credential = _claim_request(config)
+        try:
+            body = api.call(
+                "/claim",
+                request,
+                token=credential,
+                patience=patience,
+                timeout=config.wait_ms / 1000 + 30,
+                retry_codes=frozenset({protocol.PodUnknown}),
+                sent=sent,
+            )
+        except Unreachable:
+            if time.monotonic() >= until:
+                raise
+            continue
+        answer = msgspec.json.decode(body, type=protocol.ClaimResponse)
+        if answer.attempts or answer.session is not None or not answer.again:
+            return answer
+        patience, until = _TRY, time.monotonic() + _OUTAGE
 
 
 def _claim_request(config: Config) -> tuple[protocol.ClaimRequest, str]:
-    """Return this pod's first claim, and the credential that goes with it."""
+    """Return this pod's first claim, and the credential that goes with it now."""
     credential, projected = config.credential()
     request = protocol.ClaimRequest(
         claim_id=config.claim_id,
@@ -162,6 +179,8 @@ def _let_user_code_in(config: Config, zygote: Zygote) -> None:
     """Close ourselves to other processes of our user, then let the zygote import the user's module."""
     _close_ourselves()
     zygote.preload(config.preload)
+    if config.standby:  # what the attempt will need: no run waits for it yet
+        import windlass_runner.supervisor
 
 
 def _close_ourselves() -> None:

@@ -62,7 +62,7 @@ def _serve(config: Config, shim: Shim, folder: str, stopping: Stopping) -> int:
     try:
         _on_stop(stopping.ask)
         with shim.interrupting(stopping.ask):
-            attempts = claim(config).attempts
+            answer = claim(config)
         stopping.claimed()
     except StoppedError:
         withdraw(config)
@@ -73,12 +73,12 @@ def _serve(config: Config, shim: Shim, folder: str, stopping: Stopping) -> int:
     except Refused as error:
         say(f"the API refused this pod: {error}")
         return exit_codes.API_UNREACHABLE
-    if not attempts:
-        return exit_codes.NOTHING_TO_CLAIM
+    if not answer.attempts:
+        return exit_codes.DONE if answer.leave else exit_codes.NOTHING_TO_CLAIM
     claimed_at = time.monotonic()
     config.secrets = [*config.secrets, *shim.secrets]
     shared = Shared(config, wake=stopping.wake, stopping=stopping.times)
-    return run_command(shared, shim, attempts[0], folder=folder, claimed_at=claimed_at)
+    return run_command(shared, shim, answer.attempts[0], folder=folder, claimed_at=claimed_at)
 
 
 def _on_stop(handler: Callable[..., None]) -> None:

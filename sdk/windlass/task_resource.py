@@ -45,7 +45,7 @@ def task_resource(
         field = first + second.capitalize()
         if task.options.get(option) is not None:
             spec[field] = _duration(task.options[option])
-    for field in ("queue", "priority"):
+    for field in ("queue", "priority", "standby"):
         if task.options.get(field):
             spec[field] = task.options[field]
     schema = _payload_schema(task)

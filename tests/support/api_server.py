@@ -8,7 +8,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from tests.support.world import World
-from windlass_operator.api.runtime import RuntimeRoutes
+from windlass_operator.api.runtime import RuntimeRoutes, Vouch
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.domain.errors import UnauthorizedError
 from windlass_operator.ledger.blobs import LedgerBlobs
@@ -30,7 +30,9 @@ class PollingSignal:
 
 
 @asynccontextmanager
-async def serving(world: World, *, port: int = 0, blobs: BlobService | None = None) -> AsyncIterator[str]:
+async def serving(
+    world: World, *, port: int = 0, blobs: BlobService | None = None, vouch: Vouch | None = None
+) -> AsyncIterator[str]:
     """Serve the runtime routes of a world and yield the URL. Large values are rows, unless ``blobs`` keeps them."""
     blobs = blobs or BlobService(world.database, LedgerBlobs(world.database, BlobMissingError))
     routes = RuntimeRoutes(
@@ -41,7 +43,7 @@ async def serving(world: World, *, port: int = 0, blobs: BlobService | None = No
         world.children,
         blobs,
         PollingSignal(),
-        NobodyVouches(),
+        vouch or NobodyVouches(),
         events=world.events,
         tokens=world.tokens,
     )

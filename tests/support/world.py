@@ -65,6 +65,8 @@ class FakeCluster:
     """Kubernetes as far as the services need it. Remembers what was asked of it."""
 
     tasks: dict[tuple[str, str], TaskSnapshot] = field(default_factory=dict)
+    task_objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """Task resources, as a list shows them."""
     pods: dict[str, PodSeen] = field(default_factory=dict)
     statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
     deleted_runs: list[str] = field(default_factory=list)
@@ -83,6 +85,8 @@ class FakeCluster:
     task_statuses: list[dict[str, Any]] = field(default_factory=list)
     namespaces: dict[str, str] = field(default_factory=lambda: {SHOP.namespace: SHOP.uid, "windlass-system": "ours"})
     """UIDs of the namespaces that are there and stay."""
+    plans: list[PodPlan] = field(default_factory=list)
+    """Of the pods that were created."""
     unlabelled: dict[str, PodSeen] = field(default_factory=dict)
     """Pods by UID that no list shows."""
 
@@ -111,6 +115,14 @@ class FakeCluster:
     async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
         self.rejected[name] = (reason, message)
 
+    async def each_task(self) -> AsyncIterator[dict[str, Any]]:
+        for body in list(self.task_objects.values()):
+            yield body
+
+    async def task_uid(self, namespace: str, name: str) -> str | None:
+        found = self.task_objects.get((namespace, name))
+        return None if found is None else str(found["metadata"]["uid"])
+
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         self.task_statuses.append(status)
         return True
@@ -126,6 +138,7 @@ class FakeCluster:
         for seen in self.pods.values():
             if seen.name == plan.name:
                 return seen.uid
+        self.plans.append(plan)
         uid = f"pod-uid-{uuid4()}"
         self.pods[uid] = PodSeen(
             plan.name, plan.namespace, uid, exists=True, ended=False, succeeded=False, started=False
@@ -216,6 +229,25 @@ class World:
         """Accept a run through the API."""
         self.cluster.tasks[(SHOP.namespace, name)] = task or a_task()
         return (await self.submissions.trigger(SHOP, Submission(task=name, payload=payload))).run_id
+
+    async def apply_task(self, task: TaskSnapshot | None = None, *, name: str = "order", seen: bool = True) -> None:
+        """Apply a Task resource, and let the operator see it."""
+        where = (SHOP.namespace, name)
+        self.cluster.tasks[where] = task or a_task()
+        old = self.cluster.task_objects.get(where)
+        generation = old["metadata"]["generation"] + 1 if old else 1
+        uid = old["metadata"]["uid"] if old else f"uid-of-task-{name}-{uuid4()}"
+        meta = {"name": name, "namespace": SHOP.namespace, "uid": uid, "generation": generation}
+        body = self.cluster.task_objects[where] = {"metadata": meta, "spec": {}, "status": {}}
+        if seen:
+            await self.tasks.observe(body)
+
+    async def delete_task(self, name: str = "order", *, seen: bool = True) -> None:
+        """Delete a Task resource, and let the operator see it."""
+        del self.cluster.tasks[SHOP.namespace, name]
+        body = self.cluster.task_objects.pop((SHOP.namespace, name))
+        if seen:
+            await self.tasks.observe(body, deleted=True)
 
     async def apply_run(
         self, *, task: str = "order", name: str = "order-1", uid: str | None = None, payload: Any = None

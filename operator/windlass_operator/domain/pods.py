@@ -12,6 +12,8 @@ class PodPlan:
     namespace: str
     pod_key: str
     task: str
+    ahead: bool = False
+    """A standby pod: no run waits for it, so it may take its time to start."""
 
 
 @dataclass(frozen=True, slots=True)

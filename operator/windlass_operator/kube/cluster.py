@@ -112,9 +112,21 @@ class KubeCluster:
         found = await self._client.get(TASKS, namespace, name)
         return None if found is None else read_task(found, self._default_image)
 
+    async def each_task(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Tasks of the watched namespaces, page by page."""
+        async for body in self._each(TASKS):
+            yield body
+
+    async def task_uid(self, namespace: str, name: str) -> str | None:
+        """Return the UID of the Task with this name; None only where the API server says that there is none."""
+        found = await self._client.get(TASKS, namespace, name)
+        return None if found is None else str(found["metadata"]["uid"])
+
     async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
         """Create the pod of a plan, or find the one that an earlier call created; return its UID."""
-        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {TASK_LABEL: _label(plan.task)})
+        named = manifests.PodPlan(
+            plan.name, plan.namespace, plan.pod_key, {TASK_LABEL: _label(plan.task)}, ahead=plan.ahead
+        )
         body = manifests.runner_pod(named, parts, self._settings)
         try:
             made = await self._client.create(PODS, plan.namespace, body)

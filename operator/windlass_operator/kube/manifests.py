@@ -6,7 +6,7 @@ task has one volume, by which its runner and the user's container meet; see ``co
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from windlass_operator.config import POD_GRACE
@@ -49,12 +49,14 @@ class PodPlan:
         namespace: Where the project is.
         pod_key: Goes into a label, by which an observed pod is filed.
         labels: More labels, such as ``windlass.dev/task``.
+        ahead: A standby pod. It has time, so it shows the token and not the namespace's credential.
     """
 
     name: str
     namespace: str
     pod_key: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,15 @@ class RunnerSettings:
         identity: ``secret``: the namespace's runner credential as a variable, which costs no time. ``token``: a
             projected service-account token, which costs a volume.
         runner_image: What the runner beside a container task runs.
+        ahead: The identity of standby pods, whose start no run waits for.
+        standby: Whether the pod is one of those.
     """
 
     api_url: str
     identity: Literal["secret", "token"] = "secret"
     runner_image: str = "docker.io/windlass/runner:dev"
+    ahead: Literal["secret", "token"] = "token"
+    standby: bool = False
 
 
 def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
@@ -80,6 +86,8 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
         EnvInvalidError: A variable of the Task has a reserved name, or one that is given twice.
         PodTemplateInvalidError: The Task's ``podTemplate`` changes what must stay.
     """
+    if pod.ahead:
+        settings = replace(settings, identity=settings.ahead, standby=True)
     spec: Object = {
         # Attempts are counted in the ledger; a container that restarts by itself would hide them.
         "restartPolicy": "Never",
@@ -136,8 +144,10 @@ def _env(key: PodParts, settings: RunnerSettings) -> list[Object]:
 
 
 def _runners_env(settings: RunnerSettings) -> list[Object]:
+    standby = [{"name": "WINDLASS_STANDBY", "value": "1"}] if settings.standby else []
     return [
         {"name": "WINDLASS_URL", "value": settings.api_url},
+        *standby,
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         _credential(settings),

@@ -48,6 +48,7 @@ def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
         payload_schema=spec.payload_schema,
         queue=spec.queue,
         priority=spec.priority or None,
+        standby=spec.standby,
         ttl_seconds=spec.ttl_after_finished_duration.total_seconds(),
     )
 

@@ -19,6 +19,7 @@ class Counts:
         runs: Unfinished runs by namespace, task and state.
         held: Queued runs that something holds, by reason.
         pods: Pods that were not deleted yet, by state.
+        standby: Single-use pods that are kept ready and have taken nothing: those that start, and those that wait.
         oldest_queued: Seconds for which the run that waits longest could have been claimed.
         projection_backlog: Resources whose status is behind.
         projection_lag: Seconds for which the one that is behind the most has been.
@@ -28,6 +29,7 @@ class Counts:
     runs: list[tuple[tuple[str, str, str], int]]
     held: dict[str, int]
     pods: dict[str, int]
+    standby: dict[str, int]
     oldest_queued: float
     projection_backlog: int
     projection_lag: float
@@ -41,11 +43,13 @@ async def count(database: Database) -> Counts:
     runs: Counter[tuple[str, str, str]] = Counter()
     for row in chain(*found):  # one that is being compensated is in the queue or open, under the same state
         runs[row["namespace"], row["task"], row["state"]] += int(row["n"])
+    (standby,) = await database.fetch(_SQL["standby_pods"])
     (ages,) = await database.fetch(_SQL["ages"])
     return Counts(
         runs=list(runs.items()),
         held={row["reason"]: int(row["n"]) for row in await database.fetch(_SQL["held_by_reason"])},
         pods={row["state"]: int(row["n"]) for row in await database.fetch(_SQL["pods_by_state"])},
+        standby={doing: int(n) for doing, n in standby.items()},
         oldest_queued=ages["oldest_queued"],
         projection_backlog=int(ages["backlog"]),
         projection_lag=ages["lag"],

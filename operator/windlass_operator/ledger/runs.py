@@ -25,6 +25,8 @@ _CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 _EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed", RunEvent.WAKE: "Woken"}
 """What is called otherwise than the state it leads to."""
 _ADDED_LATER: Final = frozenset({"total_timeout", "queue", "priority"})
+_OF_NO_RUN: Final = frozenset({"standby"})
+"""Parts of a snapshot that no run depends on: an edit of them makes no version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _spec_hash(spec: str) -> str:
 
     An upgrade would otherwise give every Task a new version.
     """
-    parts = msgspec.json.decode(spec)
+    parts = {k: v for k, v in msgspec.json.decode(spec).items() if k not in _OF_NO_RUN}
     return content_hash({k: v for k, v in parts.items() if k not in _ADDED_LATER or v is not None})
 
 

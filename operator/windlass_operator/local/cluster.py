@@ -58,6 +58,16 @@ class LocalCluster:
             return snapshot
         return replace(snapshot, queue=None)
 
+    async def each_task(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Tasks."""
+        for body in self._resources.all(TASK_KIND):
+            yield body
+
+    async def task_uid(self, namespace: str, name: str) -> str | None:
+        """Return the UID of the Task with this name, or None."""
+        found = self._resources.get(TASK_KIND, namespace, name)
+        return None if found is None else str(found["metadata"]["uid"])
+
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         """Write a Task's status; False when the Task is gone."""
         return self._resources.set_status(TASK_KIND, namespace, name, uid, status)
@@ -67,8 +77,8 @@ class LocalCluster:
 
         What a pod is made of is held to the same rules as in a cluster, although little of it has a meaning here.
         """
-        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key)
-        body = manifests.runner_pod(named, parts, RunnerSettings(self.api_url))
+        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, ahead=plan.ahead)
+        body = manifests.runner_pod(named, parts, RunnerSettings(self.api_url, ahead="secret"))
         env = body["spec"]["containers"][0]["env"]
         return await self._pods.create(plan, env, self._credentials[plan.namespace])
 

@@ -18,7 +18,7 @@ from windlass_operator.config import Config
 from windlass_operator.context import Context, Operator
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.pods import PodSeen
-from windlass_operator.ledger import pods, projection
+from windlass_operator.ledger import heads, pods, projection
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
 from windlass_operator.local.approvals import LocalApprovals
@@ -193,6 +193,8 @@ class LocalPlane:
 
     async def _take_over(self, operator: Operator) -> None:
         """Make good what an earlier plane left behind, however it ended: its runners ended with it."""
+        for head in await heads.known(self.database):  # those that are still there are told anew
+            await heads.drop(self.database, head.uid)
         for row in await pods.believed_alive(self.database, timedelta(0)):
             name, namespace, uid = row["name"], row["namespace"], row["uid"]
             gone = PodSeen(name, namespace, uid, exists=False, ended=True, succeeded=False, started=False)

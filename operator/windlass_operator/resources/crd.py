@@ -113,6 +113,7 @@ def task_crd() -> Object:
             _AGE,
             _column("Entrypoint", ".spec.entrypoint", "The function that it runs.", wide=True),
             _column("Image", ".spec.image", "The image that it runs in; empty for the runner image.", wide=True),
+            _column("Standby", ".spec.standby", "Pods that are kept ready.", type_="integer", wide=True),
         ],
         selectable=[],
     )

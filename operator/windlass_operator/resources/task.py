@@ -235,6 +235,10 @@ class TaskSpec(KubeModel):
     runs then show the reason PodTemplateInvalid."""
     isolation: Literal["Pod"] = "Pod"
     """Pod: each attempt runs in a pod of its own."""
+    standby: int = Field(0, ge=0, le=100)
+    """Pods to keep ready: started ahead of any run, with the code imported, each for one attempt. A run then starts
+    within milliseconds in a pod of its own, and another pod takes the place of the one that it took. Each of them holds
+    its CPU and memory requests while it waits. Default: none; a pod is started for each attempt."""
     ttl_after_finished: Duration = "1h"
     """How long a finished Run resource stays before it is deleted. The run itself, with its steps, logs and result,
     stays in the ledger and can be read through the API and the command line."""

@@ -27,6 +27,7 @@ class GaugeService:
                     "windlass_runs_held": held,
                     "windlass_queue_oldest_seconds": {(): counts.oldest_queued},
                     "windlass_pods": {(state,): n for state, n in counts.pods.items()},
+                    "windlass_standby_pods": {(doing,): n for doing, n in counts.standby.items()},
                     "windlass_projection_backlog": {(): counts.projection_backlog},
                     "windlass_projection_lag_seconds": {(): counts.projection_lag},
                     "windlass_heartbeat_service_age_seconds": {(): counts.heartbeat_age},

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +91,22 @@ def test_the_same_parts_give_the_same_pod_and_stay_as_they_were(name: str) -> No
     before = copy.deepcopy(key)
     assert runner_pod(PLAN, key, settings) == runner_pod(PLAN, key, settings)
     assert key == before
+
+
+@pytest.mark.parametrize("name", ["baked-code", "container-task"])
+def test_a_standby_pod_differs_in_its_identity_and_in_knowing_what_it_is(name: str) -> None:
+    key, settings = CASES[name]
+    plan = replace(PLAN, ahead=True)
+    found = runner_pod(plan, key, settings)
+    standby = {"name": "WINDLASS_STANDBY", "value": "1"}
+    taken = [c["env"].remove(standby) for c in _containers(found) if standby in c.get("env", [])]
+    assert len(taken) == 1
+    assert found == runner_pod(PLAN, key, replace(settings, identity="token"))
+    assert "windlass-runner" not in str(_containers(found))
+
+
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
 
 
 def env_of(key: PodParts, settings: RunnerSettings = SETTINGS) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ TASK: dict[str, Any] = {
     "startTimeout": "1m",
     "queue": "payments",
     "priority": 60,
+    "standby": 2,
     "payloadSchema": {"type": "object", "required": ["orderId"]},
     "env": [
         {"name": "MODE", "value": "live"},

@@ -23,6 +23,10 @@ SELECT coalesce(reason, '') AS reason, count(*) AS n FROM run WHERE held_since I
 -- name: pods_by_state
 SELECT state, count(*) AS n FROM pod WHERE deleted_at IS NULL GROUP BY state;
 
+-- name: standby_pods
+SELECT count(*) FILTER (WHERE claim_id IS NULL) AS starting, count(*) FILTER (WHERE claim_id IS NOT NULL) AS waiting FROM pod
+ WHERE ended_at IS NULL AND state IN ('Planned', 'Created') AND ahead AND NOT reuse AND NOT draining;
+
 -- name: ages
 -- One row of ages in seconds, 0 where nothing waits.
 SELECT coalesce((SELECT extract(epoch FROM ledger_now() - min(available_at)) FROM queue_entry WHERE available_at <= ledger_now()), 0)::float8
