@@ -180,7 +180,7 @@ def _let_user_code_in(config: Config, zygote: Zygote) -> None:
     _close_ourselves()
     zygote.preload(config.preload)
     if config.standby:  # what the attempt will need: no run waits for it yet
-        import windlass_runner.supervisor
+        pass
 
 
 def _close_ourselves() -> None:
