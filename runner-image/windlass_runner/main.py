@@ -179,8 +179,8 @@ def _let_user_code_in(config: Config, zygote: Zygote) -> None:
     """Close ourselves to other processes of our user, then let the zygote import the user's module."""
     _close_ourselves()
     zygote.preload(config.preload)
-    if config.standby:  # what the attempt will need: no run waits for it yet
-        pass
+    if config.standby:  # no run waits for it yet
+        import windlass_runner.supervisor  # noqa: F401 - with all that an attempt will need
 
 
 def _close_ourselves() -> None:
