@@ -1,4 +1,4 @@
-"""On the cluster: a fresh pod against a bare one, 60 at once, writes and memory. Windlass must be installed."""
+"""On the cluster: fresh pods and pods kept ready beside bare ones, 60 at once, writes and memory. Windlass is there."""
 
 import json
 import os
@@ -16,6 +16,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 _NAMESPACE = "windlass-bench"
 _IMAGE = "docker.io/windlass/runner:dev"
 _SOURCE = "import time\nfrom windlass import task\n@task\ndef main():\n    return time.time()\n"
+_STANDBY = 2
+"""Pods that are kept ready: while one is being replaced there is another."""
+_IMPORTS = 2.0
+"""Seconds that a pod which runs needs at most until it waits for work."""
 _STEPS = """
 import time
 from windlass import step, task
@@ -41,8 +45,9 @@ def main() -> list[Figure]:
     try:
         _create(_task("first", _SOURCE))
         _create(_task("steps", _STEPS))
-        _fresh_run("warm-up")
-        figures = [_pairs(10), _steps(), *_crowd(60), *_memory()]
+        _create(_task("ready", _SOURCE, standby=_STANDBY))
+        _run_of("first", "warm-up")
+        figures = [_pairs(10), _standby(15), _steps(), *_crowd(60), *_memory()]
     finally:
         _kubectl("delete", "namespace", _NAMESPACE, "--wait=false")
     return figures
@@ -52,7 +57,7 @@ def _pairs(count: int) -> Figure:
     """Fresh pods in turn: a run, then a bare pod of the same image that prints the time."""
     ours, bare = [], []
     for n in range(count):
-        ours.append(_fresh_run(f"pair-{n}"))
+        ours.append(_run_of("first", f"pair-{n}"))
         bare.append(_bare_pod(f"bare-{n}"))
     return figure(
         "Run created → first line of user code, fresh pod",
@@ -61,6 +66,34 @@ def _pairs(count: int) -> Figure:
         peer=("bare pod, python -c print", bare),
         goal="<=0.5",
     )
+
+
+def _standby(count: int) -> Figure:
+    """Pods that were kept ready, in turn with bare ones. Each run waits until its pod has waited for a while."""
+    ours, bare = [], []
+    for n in range(count):
+        _until_ready()
+        ours.append(_run_of("ready", f"ready-{n}") * 1000)
+        bare.append(_bare_pod(f"ready-bare-{n}") * 1000)
+    return figure(
+        "single-use warm pod: Run created → first user line",
+        ours,
+        "ms",
+        peer=("bare pod, python -c print", bare),
+        goal="<=20",
+    )
+
+
+def _until_ready() -> None:
+    until = time.monotonic() + 60
+    path = f"/api/v1/namespaces/{_NAMESPACE}/pods?labelSelector=windlass.dev/task%3Dready"
+    while time.monotonic() < until:
+        pods = json.loads(_kubectl("get", "--raw", path))["items"]
+        if sum(pod["status"].get("phase") == "Running" for pod in pods) == _STANDBY:
+            time.sleep(_IMPORTS)
+            return
+        time.sleep(0.2)
+    raise RuntimeError("no pods were kept ready")
 
 
 def _steps() -> Figure:
@@ -107,9 +140,9 @@ def _memory() -> list[Figure]:
     return figures
 
 
-def _fresh_run(name: str) -> float:
+def _run_of(task: str, name: str) -> float:
     began = time.time()
-    _create(_run(name, "first"))
+    _create(_run(name, task))
     return float(_result(name, time.monotonic() + 60)) - began
 
 
@@ -153,14 +186,14 @@ def _writes() -> float:
     )
 
 
-def _task(name: str, source: str) -> dict[str, Any]:
+def _task(name: str, source: str, **more: Any) -> dict[str, Any]:
     resources = {"requests": {"cpu": "10m", "memory": "32Mi"}}
     spec = {"image": _IMAGE, "entrypoint": f"{name}_module:main", "source": {"inline": source}, "resources": resources}
     return {
         "apiVersion": "windlass.dev/v1alpha1",
         "kind": "Task",
         "metadata": {"name": name, "namespace": _NAMESPACE},
-        "spec": spec,
+        "spec": {**spec, **more},
     }
 
 
