@@ -89,8 +89,7 @@ class ZygoteServer:
             self._start(message["start"], message["module"], list(descriptors), fresh=message["fresh"])
         elif "warm" in message:
             self._reused = True
-            for module in _WARM:
-                importlib.import_module(module)
+            _warm()
             self._settle()
         else:
             self._preload(message["preload"])
@@ -102,6 +101,8 @@ class ZygoteServer:
                 execution.preload(module)
             except LoadError as error:
                 self._problem = error.failure
+        if "WINDLASS_STANDBY" in os.environ:  # no run waits for it yet
+            _warm()
         self._settle()
         self._say({"ready": True})
 
@@ -173,6 +174,12 @@ class ZygoteServer:
 
     def _say(self, message: dict[str, Any]) -> None:
         self._channel.sendall(msgspec.json.encode(message))
+
+
+def _warm() -> None:
+    """Import what most attempts need."""
+    for module in _WARM:
+        importlib.import_module(module)
 
 
 def _flush() -> None:
