@@ -28,6 +28,7 @@ from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claim_desk import ClaimDesk
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
@@ -104,7 +105,7 @@ class Context:
         self.database = Database(config.postgres_uri, size=config.pool_size, now=now)
         self.cluster = platform.cluster
         self.changes = Changes()
-        self.wakeups = Wakeups(config.postgres_uri, self._woken)
+        self.wakeups = Wakeups(config.postgres_uri, self._woken, self._start)
         self.changes.listen(self.wakeups.changed)
         self.work = Signal()
         self.changes.listen(lambda _: self.work.set())
@@ -113,6 +114,10 @@ class Context:
         self.exporter = _exporter(config, service)
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
         self.attempts = AttemptService(self.database, self.changes, record)
+        self.desk = ClaimDesk(self.attempts.claims)
+        self.attempts.take_next = self.desk.next
+        self.database.on_startable(self.desk.wake)
+        self.database.on_startable(self.wakeups.startable)
         self.steps = StepService(self.database, self.changes)
         self.events = EventService(self.database, self.attempts, self.changes, keep=config.event_retention)
         self.tokens = TokenService(
@@ -156,6 +161,9 @@ class Context:
             self.changes.wake(run_id)
         self.work.set()
 
+    def _start(self, keys: Mapping[str, int] | None) -> None:
+        self.desk.look(keys)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the pool and the wake-ups open for the duration of the block."""
@@ -166,6 +174,7 @@ class Context:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await self.desk.close()
             await self.database.close()
             await self.platform.close()
             if self.exporter is not None:

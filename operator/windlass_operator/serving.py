@@ -89,7 +89,7 @@ def application(
         context.progress,
         context.children,
         context.blobs,
-        context.work,
+        context.desk,
         authorizer,
         events=context.events,
         tokens=context.tokens,

@@ -22,13 +22,6 @@ class NobodyVouches:
         raise UnauthorizedError("no tokens here")
 
 
-class PollingSignal:
-    """Looks again every few milliseconds: these tests have one process and nothing to wake it."""
-
-    async def wait(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.01))
-
-
 @asynccontextmanager
 async def serving(
     world: World, *, port: int = 0, blobs: BlobService | None = None, vouch: Vouch | None = None
@@ -42,7 +35,7 @@ async def serving(
         world.progress,
         world.children,
         blobs,
-        PollingSignal(),
+        world.desk,
         vouch or NobodyVouches(),
         events=world.events,
         tokens=world.tokens,

@@ -13,7 +13,7 @@ import aiohttp
 import uvicorn
 import yarl
 
-from tests.support.api_server import NobodyVouches, PollingSignal
+from tests.support.api_server import NobodyVouches
 from tests.support.world import SHOP, World
 from windlass_operator.api.app import Application, build
 from windlass_operator.api.approvals import ApprovalRoutes
@@ -171,7 +171,7 @@ def application(world: World, reviews: FakeReviews) -> Application:
         world.progress,
         world.children,
         world.blobs,
-        PollingSignal(),
+        world.desk,
         NobodyVouches(),
         events=world.events,
         tokens=world.tokens,

@@ -31,6 +31,7 @@ from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claim_desk import ClaimDesk
 from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.endings import EndingService
@@ -49,6 +50,9 @@ from windlass_operator.services.submission import Resource, Submission, Submissi
 from windlass_operator.services.tasks import TaskService
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
+
+_LOOK_EVERY = timedelta(milliseconds=20)
+"""Much oftener than in earnest: some tests move time, or rows, of which nobody is told."""
 
 SHOP = Project(uid="uid-of-shop", namespace="shop")
 
@@ -182,6 +186,9 @@ class World:
         self.cluster = FakeCluster()
         record = record or Recorder()
         self.attempts = AttemptService(database, record=record)
+        self.desk = ClaimDesk(self.attempts.claims, every=_LOOK_EVERY)
+        self.attempts.take_next = self.desk.next
+        database.on_startable(self.desk.wake)
         self.steps = StepService(database, progress_every=0)
         self.events = EventService(database, self.attempts)
         self.tokens = TokenService(database, self.attempts, public_url="http://windlass.example")

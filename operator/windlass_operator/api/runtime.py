@@ -6,7 +6,7 @@ The namespace is never taken from a body: it is that of the attempt's token or o
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -25,7 +25,8 @@ from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedErr
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
-from windlass_operator.services.claims import Ask, PodIdentity
+from windlass_operator.services.claim_desk import ClaimDesk
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
@@ -34,18 +35,10 @@ from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
 Handler = Callable[[Request], Awaitable[Response]]
-_LONGEST_WAIT = 30.0
-_LOOK_AGAIN = 1.0
+_LONGEST_WAIT = timedelta(seconds=30)
+_MOST_SLOTS = 100
 _LONGEST_TOKEN = 16 * 1024
 """Characters. Kubernetes' tokens have about a thousand; what is longer is not passed on to it."""
-
-
-class WorkSignal(Protocol):
-    """Wakes those who wait for something to claim."""
-
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be work, or after ``seconds``."""
-        ...
 
 
 class Vouch(Protocol):
@@ -71,7 +64,7 @@ class RuntimeRoutes:
         progress: ProgressService,
         children: ChildService,
         blobs: BlobService,
-        work: WorkSignal,
+        desk: ClaimDesk,
         vouch: Vouch,
         *,
         events: EventService,
@@ -83,7 +76,7 @@ class RuntimeRoutes:
         self._progress = progress
         self._children = children
         self._blobs = blobs
-        self._work = work
+        self._desk = desk
         self._vouch = vouch
         self._events = events
         self._tokens = tokens
@@ -119,18 +112,13 @@ class RuntimeRoutes:
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
         body, pod = await self._claim_of(request)
-        until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
-        pod_id, key = await self._attempts.claims.find(pod)
-        ask = Ask(pod_id, body.claim_id[:100], max(1, min(body.slots, 64)), pod)
-        while True:
-            (answer,) = await self._attempts.claims.take(key, [ask])
-            ask = replace(ask, session=answer.session)
-            left = until - time.monotonic()
-            if answer.settled or left <= 0:
-                return _json(answer.as_response())
-            await self._work.wait(min(left, _LOOK_AGAIN))
-            if await request.is_disconnected():
-                return Response(status_code=499)
+        wait = min(timedelta(milliseconds=body.wait_ms), _LONGEST_WAIT)
+        slots = max(1, min(body.slots, _MOST_SLOTS))
+        gone = asyncio.create_task(_disconnected(request))
+        try:
+            return _json(await self._desk.ask(pod, body.claim_id[:100], slots, wait=wait, gone=gone))
+        finally:
+            gone.cancel()
 
     async def withdraw(self, request: Request) -> Response:
         """Hand back what a claim took."""
@@ -242,6 +230,12 @@ class RuntimeRoutes:
         writer = await self._attempts.authenticate(bearer(request))
         data = await self._blobs.get_for(writer, request.path_params["sha256"])
         return Response(data, media_type="application/json")
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when nobody waits for the answer any more. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _guarded(handler: Handler, method: str, path: str) -> Handler:

@@ -133,7 +133,8 @@ async def close(
 ) -> None:
     """Close a locked, open attempt. From here on none of its writes is accepted, and its running steps are undone."""
     parameters = {"id": attempt.id, "outcome": outcome, "failure": failure, "answer": answer}
-    await connection.execute(_SQL["close_attempt"], parameters)
+    for row in await (await connection.execute(_SQL["close_attempt"], parameters)).fetchall():
+        connection.may_start(row["pod_key"])
     await connection.execute(_SQL["abandon_running_steps"], {"run_id": attempt.run_id})
 
 

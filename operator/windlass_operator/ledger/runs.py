@@ -259,7 +259,13 @@ async def _queue(connection: Connection, run: LockedRun, state: RunState) -> Non
     # The entry of a queued run that we cannot take is in the hands of a claim that waits for the run: it finds what we
     # make of it. One that is being compensated has none while its attempt is open.
     if state in _CLAIMABLE and (taken is not None or run.state is not RunState.QUEUED):
-        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
+        await _enqueue(connection, run.id)
+
+
+async def _enqueue(connection: Connection, run_id: UUID) -> None:
+    row = await (await connection.execute(_SQL["enqueue"], {"run_id": run_id})).fetchone()
+    if row is not None:
+        connection.may_start(row["pod_key"], row["due"])
 
 
 async def add_event(
@@ -290,7 +296,7 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
     row = await (await connection.execute(_SQL["bind_version"], parameters)).fetchone()
     if row is None:
         return False
-    await connection.execute(_SQL["enqueue"], {"run_id": run_id})
+    await _enqueue(connection, run_id)
     await add_event(connection, run_id, row["revision"], "TaskFound")
     await want_projection(connection, [run_id])
     return True

@@ -304,9 +304,10 @@ class _Batch:
 
 def _require(pod: LockedPod | None, ask: Ask) -> LockedPod:
     """Return the pod's row, once it has proved to be that pod, and to make its only claim if it shows a credential."""
-    if pod is None:
-        raise PodUnknownError("The pod is not known any more.")
     shown = ask.identity
+    if pod is None:
+        gone = UnauthorizedError if shown is not None and shown.session is not None else PodUnknownError
+        raise gone("The pod is not known any more.")
     if shown is None:
         return pod
     if shown.session is not None:

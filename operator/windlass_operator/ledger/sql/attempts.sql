@@ -30,8 +30,13 @@ SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at, 
 SELECT pod.name FROM pod WHERE id = %(pod_id)s;
 
 -- name: close_attempt
-UPDATE attempt SET closed_at = ledger_now(), outcome = %(outcome)s, failure = %(failure)s, answer = %(answer)s
- WHERE id = %(id)s AND closed_at IS NULL RETURNING id;
+-- Answers the pod keys of the runs that may start in its place, where its queue has a limit.
+WITH closed AS (
+    UPDATE attempt SET closed_at = ledger_now(), outcome = %(outcome)s, failure = %(failure)s, answer = %(answer)s
+     WHERE id = %(id)s AND closed_at IS NULL RETURNING queue_id)
+SELECT DISTINCT next.pod_key FROM closed JOIN queue q ON q.id = closed.queue_id AND q.concurrency IS NOT NULL
+ CROSS JOIN LATERAL (
+    SELECT e.pod_key FROM queue_entry e WHERE e.queue_id = q.id AND e.available_at <= ledger_now() ORDER BY e.rank LIMIT 20) next;
 
 -- name: abandon_running_steps
 -- A step that was running when its attempt closed will run again.

@@ -21,7 +21,8 @@ made AS (
 queued AS (
     INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
     SELECT made.id, v.pod_key, v.queue_id, made.created_at - make_interval(secs => v.priority), made.available_at, made.expires_at
-      FROM made JOIN task_version v ON v.id = made.task_version_id),
+      FROM made JOIN task_version v ON v.id = made.task_version_id RETURNING run_id, pod_key, available_at),
 told AS (
     INSERT INTO event (run_id, n, type, reason, message) SELECT id, 1, 'Queued', reason, message FROM made)
-SELECT id FROM made;
+SELECT made.id, queued.pod_key, (queued.available_at <= ledger_now())::integer AS due
+  FROM made LEFT JOIN queued ON queued.run_id = made.id;

@@ -37,7 +37,8 @@ SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
 SELECT run.id, v.pod_key, v.queue_id, run.created_at - make_interval(secs => v.priority), run.available_at,
        CASE WHEN run.attempts = 0 THEN run.expires_at END
-  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s;
+  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s
+RETURNING pod_key, (available_at <= ledger_now())::integer AS due;
 
 -- name: dequeue
 -- Answers a row if the entry was there for us to take. Under the run's row lock, which every entry is inserted under. A claim locks the other way round: the entry that it has
