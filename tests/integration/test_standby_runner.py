@@ -138,21 +138,21 @@ async def test_sigterm_ends_a_standby_runner_at_once(world: World, url: str) -> 
 
 
 class Vouching:
-    """Vouches for one token of one pod."""
+    """Vouches for the tokens of one pod."""
 
     def __init__(self) -> None:
-        self.token = "the first"
+        self.tokens = {"the first"}
         self.pod = ("", "")
 
     async def pod_of(self, token: str) -> tuple[str, str]:
-        if token != self.token:
+        if token not in self.tokens:
             raise UnauthorizedError("no such token")
         return self.pod
 
 
 async def test_the_token_is_read_anew_for_each_question(world: World, tmp_path: Path) -> None:
     vouch, file = Vouching(), tmp_path / "token"
-    file.write_text(vouch.token)
+    file.write_text("the first")
     await world.apply_task(code(QUICK, standby=1))
     await world.pods.start_due()
     (seen,) = world.cluster.pods.values()
@@ -163,12 +163,12 @@ async def test_the_token_is_read_anew_for_each_question(world: World, tmp_path: 
         linked(url) as proxy,
         standing_by(world, proxy.url, **env) as process,
     ):
-        # The kubelet writes the next one long before the last is void; here the two times are one.
         await eventually(lambda: _calls(proxy.calls["claim"]), lambda n: n >= 2)
-        vouch.token = "the second"
-        file.write_text(vouch.token)
+        vouch.tokens.add("the second")
+        file.write_text("the second")  # the kubelet writes the next one long before the last is void
         calls = proxy.calls["claim"]
         await eventually(lambda: _calls(proxy.calls["claim"]), lambda n: n >= calls + 2)
+        vouch.tokens.remove("the first")
         run_id = await trigger(world)
         assert (await ended(process))[0] == exit_codes.DONE
     assert (await world.get(run_id))["state"] == "Succeeded"
