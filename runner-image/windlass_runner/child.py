@@ -6,14 +6,14 @@ import signal
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 import msgspec
 
 from windlass import execution, protocol
 from windlass.errors import AttemptClosedError, LoadError
 from windlass.transport import HttpTransport
-from windlass_runner import exit_codes, outcome, sharing
+from windlass_runner import exit_codes, outcome
 from windlass_runner.config import arm_failpoints
 
 
@@ -29,6 +29,15 @@ class Child:
     """Other attempts run in this pod, now and later."""
 
 
+OUTPUTS: list[TextIO] = []
+"""Made ahead by a zygote that forks many children; empty where there is only one."""
+
+
+def open_outputs() -> list[TextIO]:
+    """Return output and errors as user code gets them, on descriptors 1 and 2."""
+    return [os.fdopen(n, "w", buffering=1, errors="backslashreplace", closefd=False) for n in (1, 2)]
+
+
 def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
     """Run the attempt and leave the process. Never returns, so nothing of the parent's stack runs twice."""
     code = 70
@@ -39,10 +48,11 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
         os.dup2(child.stderr, 2)
         for descriptor in (child.stdout, child.stderr):
             os.close(descriptor)  # user code that closes its output closes it
-        sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stdout, sys.stderr = OUTPUTS or open_outputs()
         if child.reused:
-            sharing.prepare()
+            from windlass_runner import sharing
+
+            sharing.prepare_child()
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
         signal.signal(signal.SIGUSR2, lambda *_: execution.request_stop())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

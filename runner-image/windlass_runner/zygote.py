@@ -12,14 +12,13 @@ It never reads an attempt: what it has read, every later child would have in its
 
 import contextlib
 import gc
-import importlib
 import os
 import select
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -29,7 +28,6 @@ from windlass.errors import LoadError
 from windlass_runner.child import BODY, Child, run_child
 from windlass_runner.zygote_channel import LONGEST, SOCKET
 
-_WARM: Final = ("asyncio", "ctypes", "windlass.waits", "windlass.compensating")
 _THREADS: Final = (
     b"windlass: the module starts threads when it is imported, so each attempt runs in a fresh interpreter.\n"
 )
@@ -66,12 +64,17 @@ class ZygoteServer:
         """Why the module that was to be preloaded does not import."""
         self._reused = False
         """We fork for many attempts."""
+        self._preparations: list[Callable[[], object]] = []
 
     def run(self) -> None:
         """Serve until the other end is closed."""
         while True:
             blind = any(descriptor < 0 for descriptor in self._children)
-            for descriptor, _ in self._poll.poll(_LOOK_AGAIN if blind else None):
+            ready = self._poll.poll(0 if self._preparations else _LOOK_AGAIN if blind else None)
+            if not ready and self._preparations:
+                self._preparations.pop(0)()
+                self._settle()
+            for descriptor, _ in ready:
                 if descriptor != self._channel.fileno():
                     self._reap(descriptor)
                 elif not self._serve():
@@ -89,8 +92,7 @@ class ZygoteServer:
             self._start(message["start"], message["module"], list(descriptors), fresh=message["fresh"])
         elif "warm" in message:
             self._reused = True
-            _warm()
-            self._settle()
+            self._prepare()
         else:
             self._preload(message["preload"])
         return True
@@ -102,9 +104,14 @@ class ZygoteServer:
             except LoadError as error:
                 self._problem = error.failure
         if "WINDLASS_STANDBY" in os.environ:  # no run waits for it yet
-            _warm()
+            self._prepare()
         self._settle()
         self._say({"ready": True})
+
+    def _prepare(self) -> None:
+        from windlass_runner import sharing
+
+        self._preparations = sharing.preparations()
 
     def _settle(self) -> None:
         _flush()  # or each child would inherit what the module printed, and print it again
@@ -174,12 +181,6 @@ class ZygoteServer:
 
     def _say(self, message: dict[str, Any]) -> None:
         self._channel.sendall(msgspec.json.encode(message))
-
-
-def _warm() -> None:
-    """Import what most attempts need."""
-    for module in _WARM:
-        importlib.import_module(module)
 
 
 def _flush() -> None:

@@ -80,7 +80,7 @@ def descendants(pid: int) -> list[int]:
 def zygote_of(process: subprocess.Popen[str]) -> int:
     """Return the newest zygote of a runner."""
     found = [pid for pid in descendants(process.pid) if "windlass_runner.zygote" in command_of(pid)]
-    return until(lambda: [pid for pid in found if command_of(pid)] or zygote_of(process))[0]
+    return int(until(lambda: [pid for pid in found if command_of(pid)] or zygote_of(process))[0])
 
 
 def command_of(pid: int) -> str:
@@ -282,6 +282,19 @@ def test_a_module_of_the_image_is_imported_once_and_its_output_is_the_first_atte
         until(lambda: len(api.ended()) == 6)
     assert api.results() == [True] * 6
     assert api.lines() == ["imported"]
+
+
+def test_numpys_random_numbers_are_others_in_each_fork(api: FakeRuntime, tmp_path: Path) -> None:
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").touch()
+    (tmp_path / "numpy" / "random.py").write_text("SEEDED = 0\ndef seed():\n    global SEEDED\n    SEEDED += 1\n")
+    (tmp_path / "baked.py").write_text(
+        "import numpy.random\nfrom windlass import task\n@task\ndef main():\n    return numpy.random.SEEDED\n"
+    )
+    api.submit("", 3, entrypoint="baked:main", baked=True)
+    with runner(api, PYTHONPATH=str(tmp_path)):
+        until(lambda: len(api.ended()) == 3)
+    assert api.results() == [1, 1, 1]
 
 
 def test_a_module_that_starts_threads_gets_fresh_interpreters_and_the_others_go_on_being_forked(
