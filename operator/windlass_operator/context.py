@@ -38,6 +38,7 @@ from windlass_operator.services.loops import Loop, each, end_if_cancelled
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.platform import Platform
 from windlass_operator.services.pods import PodService
+from windlass_operator.services.pool_scaling import PoolScaler
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.queues import QueueService
@@ -49,6 +50,7 @@ from windlass_operator.services.submission import Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import Begin, WaitService
+from windlass_operator.services.worker_pools import WorkerPoolService
 
 if TYPE_CHECKING:
     from windlass_operator.otlp import Exporter
@@ -240,14 +242,26 @@ class Operator:
             ttl=context.config.approval_ttl,
         )
         self._queues = QueueService(database, cluster, context.platform.queues, changed=self._wake)
+        self._pools = WorkerPoolService(database, cluster, platform.pools, changed=self._wake)
+        self._scaler = PoolScaler(
+            database,
+            cluster,
+            self._pods.create,
+            credentials,
+            epoch=epoch,
+            max_starting=context.config.max_starting_pods,
+        )
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
+        self._pool_loop = Loop("pool scaling", self._scaler.scale, every=timedelta(seconds=1), apart=_APART)
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
         self._loops = [
             self._pod_loop,
+            self._pool_loop,
             self._projection_loop,
             Loop("approvals", self._approvals.make_and_show, every=timedelta(seconds=1)),
             Loop("queues", self._show_queues, every=timedelta(seconds=1)),
+            Loop("pools", self._show_pools, every=timedelta(seconds=1)),
             Loop("reaper", self._reap, every=timedelta(seconds=2)),
             context.follow_endings(),
             Loop("endings left undone", context.endings.sweep, every=timedelta(seconds=3)),
@@ -266,6 +280,7 @@ class Operator:
 
     def _wake(self) -> None:
         self._pod_loop.wake()
+        self._pool_loop.wake()
         self._projection_loop.wake()
 
     async def run(self) -> None:
@@ -306,6 +321,10 @@ class Operator:
         """A Queue was seen, or its deletion."""
         await self._queues.observe(body, deleted=deleted)
 
+    async def worker_pool_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A WorkerPool was seen, or its deletion."""
+        await self._pools.observe(body, deleted=deleted)
+
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
         await self.observe_pod(see_pod(body, deleted=deleted))
@@ -319,6 +338,9 @@ class Operator:
 
     async def _show_queues(self) -> None:
         await self._queues.show()
+
+    async def _show_pools(self) -> None:
+        await self._pools.show(self._scaler.desired)
 
     async def _count(self) -> None:
         await self._gauges.look()
@@ -348,6 +370,7 @@ class Operator:
             self._pods.resync,
             self._approvals.resync,
             self._queues.resync,
+            self._pools.resync,
         )
 
 

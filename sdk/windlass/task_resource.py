@@ -48,6 +48,8 @@ def task_resource(
     for field in ("queue", "priority", "standby"):
         if task.options.get(field):
             spec[field] = task.options[field]
+    if task.options.get("pool"):
+        spec |= {"isolation": "Pool", "pool": task.options["pool"]}
     schema = _payload_schema(task)
     if schema is not None:
         spec["payloadSchema"] = schema

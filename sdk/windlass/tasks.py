@@ -306,6 +306,7 @@ def task(
     queue: str | None = None,
     priority: int = 0,
     standby: int = 0,
+    pool: str | None = None,
     migrate: "Callable[[History], None] | None" = None,
     checkpoint: Literal["auto"] | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
@@ -318,7 +319,8 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
         name: Of the Task resource; the function's name in kebab-case by default.
         **options: ``retry`` (a :class:`Retry`), ``timeout``, ``attempt_timeout`` and ``total_timeout`` (durations such
             as ``"1h"``), ``queue`` (name of a Queue), ``priority`` (seconds of head start in it),
-            ``standby`` (pods to keep ready, each for one attempt): what ``windlass manifests`` writes into the Task
+            ``standby`` (pods to keep ready, each for one attempt) or ``pool`` (name of the WorkerPool whose pods take
+            the runs): what ``windlass manifests`` writes into the Task
             resource. ``migrate``: a function that makes the history of runs that other code began fit this code; see
             :class:`windlass.History`.
             ``checkpoint="auto"``: each ``await f(...)`` of the function is a step.
@@ -327,7 +329,7 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
         TypeError: Not a function, an unknown option, or code of which ``checkpoint="auto"`` cannot make steps.
         ValueError: The name is none that a Task resource can have, or an option's value is wrong.
     """
-    unknown = set(options) - {"retry", "migrate", "checkpoint", "queue", "priority", "standby", *_TIMEOUTS}
+    unknown = set(options) - {"retry", "migrate", "checkpoint", "queue", "priority", "standby", "pool", *_TIMEOUTS}
     if unknown:
         raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
     if not isinstance(options.get("retry"), Retry | None):
@@ -356,6 +358,11 @@ def _check_place(options: dict[str, Any]) -> None:
     standby = options.get("standby", 0)
     if type(standby) is not int or not 0 <= standby <= _MOST_STANDBY:
         raise ValueError(f"@task(standby={standby!r}): write how many pods to keep ready, 0 to {_MOST_STANDBY}.")
+    pool = options.get("pool")
+    if pool is not None and not (isinstance(pool, str) and _NAME.fullmatch(pool)):
+        raise ValueError(f"@task(pool={pool!r}): write the name of a WorkerPool resource, such as 'fast'.")
+    if pool is not None and standby:
+        raise ValueError("@task(pool=…, standby=…): a pool keeps free slots ready; set standby of the WorkerPool.")
 
 
 def _named(made: Task[P, R]) -> Task[P, R]:

@@ -1,5 +1,6 @@
 """The pure rules."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
@@ -161,3 +162,6 @@ def test_equal_tasks_of_two_projects_never_share_a_pod() -> None:
     parts = PodParts(image="i", preload=None, source_hash=None)
     assert pod_key("a", parts) != pod_key("b", parts)
     assert pod_key("a", parts) == pod_key("a", PodParts(image="i", preload=None, source_hash=None))
+    assert pod_key("a", parts) != pod_key("a", replace(parts, pool="fast", isolation="Pool"))
+    # As a release without pools made it: an upgrade must not replace every pod.
+    assert "pool" not in parts.as_json()

@@ -119,7 +119,10 @@ async def ensure_version(
         await connection.execute(_SQL["lock_project"], {"project_id": project_id})
         key = pod_key(project_uid, snapshot.pod)
         parts = msgspec.json.encode(snapshot.pod).decode()
-        await connection.execute(_SQL["ensure_pod_key"], {"key": key, "project_id": project_id, "parts": parts})
+        in_pool = {"pool": snapshot.pod.pool}
+        await connection.execute(
+            _SQL["ensure_pod_key"], {"key": key, "project_id": project_id, "parts": parts, **in_pool}
+        )
         queue = {"project_id": project_id, "name": snapshot.queue or task, "named": snapshot.queue is not None}
         row = await (await connection.execute(_SQL["ensure_queue"], queue)).fetchone()
         assert row is not None, "an upsert returns its row"
@@ -138,6 +141,7 @@ def _spec_hash(spec: str) -> str:
     An upgrade would otherwise give every Task a new version.
     """
     parts = {k: v for k, v in msgspec.json.decode(spec).items() if k not in _OF_NO_RUN}
+    parts["pod"] = {k: v for k, v in parts["pod"].items() if k != "pool" or v is not None}
     return content_hash({k: v for k, v in parts.items() if k not in _ADDED_LATER or v is not None})
 
 
@@ -412,7 +416,8 @@ def facts_of(row: Mapping[str, Any]) -> RunFacts:
             missing=row["queue_missing"],
         )
     held = Gate(row["reason"], row["message"] or "") if row["held_since"] is not None else None
-    return RunFacts(row["available_at"], row["attempts"], queue, held)
+    missing_pool = row["pool"] if row["pool_missing"] else None
+    return RunFacts(row["available_at"], row["attempts"], queue, held, missing_pool)
 
 
 def _with_reason(row: dict[str, Any]) -> dict[str, Any]:

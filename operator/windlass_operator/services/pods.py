@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -19,13 +20,14 @@ from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
-from windlass_operator.ledger import attempts, pods, projection, runs
+from windlass_operator.ledger import attempts, pods, projection, runs, worker_pools
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
 from windlass_operator.ledger.projection import LeadershipLostError
 from windlass_operator.resources.reasons import Reason
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.pool_pods import pool_pod, with_template
 
 log = structlog.get_logger()
 
@@ -142,7 +144,7 @@ class PodService:
             return  # its runs are about to be cancelled; a successor's pods must never do them
         await self._credentials.ensure(key.project_uid, key.project_id, key.namespace)
         plans = await self._plan(key)
-        await asyncio.gather(*(self._create(pod_id, plan, key.parts) for plan, pod_id in plans))
+        await asyncio.gather(*(self.create(pod_id, plan, key.parts) for plan, pod_id in plans))
 
     async def _plan(self, key: KeyBacklog) -> list[tuple[PodPlan, UUID]]:
         """Write the rows of new pods. The names come from the rows' ids, so a repeated POST finds its pod."""
@@ -174,7 +176,8 @@ class PodService:
             log.info("standby pods drained", pod_key=key.key, namespace=key.namespace, pods=len(rows))
         await self._delete(rows)
 
-    async def _create(self, pod_id: UUID, plan: PodPlan, parts: PodParts) -> None:
+    async def create(self, pod_id: UUID, plan: PodPlan, parts: PodParts) -> None:
+        """Create the pod of a row that is written. What goes wrong is recorded, or the row is taken up again."""
         try:
             async with self._posts:
                 uid = await self._cluster.create_pod(plan, parts)
@@ -200,7 +203,12 @@ class PodService:
         for row in await pods.planned(self._database, _STALE_PLAN):
             task = row["name"].rsplit("-", 1)[0]
             plan = PodPlan(row["name"], row["namespace"], row["pod_key"], task, ahead=row["ahead"])
-            await self._create(row["id"], plan, pods.decode_parts(row["parts"]))
+            parts = pods.decode_parts(row["parts"])
+            pool = await worker_pools.template_of_key(self._database, row["pod_key"])
+            if pool is not None:
+                plan = replace(plan, pool=pool_pod(*pool))
+                parts = with_template(parts, pool[1])
+            await self.create(row["id"], plan, parts)
 
     async def observe(self, seen: PodSeen) -> None:
         """Take note of a pod. Level-triggered: seeing the same twice changes nothing."""

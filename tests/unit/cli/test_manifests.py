@@ -38,3 +38,16 @@ def test_pods_to_keep_ready_are_written_where_they_are_asked_for(tmp_path: Path)
 def test_a_number_of_pods_that_no_task_can_keep_ready_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="how many pods to keep ready"):
         task(standby=wrong)
+
+
+def test_a_task_of_a_pool_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "pooled_tasks.py"
+    path.write_text('from windlass import task\n@task(pool="fast")\ndef quick(): ...\n')
+    (quick,) = yaml.safe_load_all(manifests_of(str(path), image=None, inline=False, namespace=None))
+    assert (quick["spec"]["isolation"], quick["spec"]["pool"]) == ("Pool", "fast")
+
+
+@pytest.mark.parametrize("wrong", [{"pool": "Fast"}, {"pool": 7}, {"pool": "fast", "standby": 1}])
+def test_a_pool_that_no_task_can_name_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="WorkerPool"):
+        task(**wrong)

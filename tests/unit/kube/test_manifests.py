@@ -3,14 +3,17 @@
 import copy
 import os
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
+from windlass_operator.domain import pods as plans
 from windlass_operator.domain.pod_key import PodParts
-from windlass_operator.kube.manifests import EnvInvalidError, PodPlan, RunnerSettings, runner_pod
+from windlass_operator.domain.pods import PoolPod
+from windlass_operator.kube.manifests import EnvInvalidError, PodPlan, RunnerSettings, named, runner_pod
 from windlass_operator.kube.pod_template import PodTemplateInvalidError
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -107,6 +110,17 @@ def test_a_standby_pod_differs_in_its_identity_and_in_knowing_what_it_is(name: s
 
 def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+
+
+def test_a_pod_of_a_pool_is_its_golden_file() -> None:
+    pool = PoolPod("fast", timedelta(hours=1), max_runs=100)
+    plan = named(plans.PodPlan("fast-x7k2p", "shop", PLAN.pod_key, "", ahead=True, pool=pool))
+    template = {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "batch"}}}
+    found = runner_pod(plan, parts(env=ENV, resources=RESOURCES, pod_template=template, isolation="Pool"), SETTINGS)
+    file = GOLDEN / "pool.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(yaml.safe_dump(found, sort_keys=False))
+    assert found == yaml.safe_load(file.read_text())
 
 
 def env_of(key: PodParts, settings: RunnerSettings = SETTINGS) -> list[dict[str, Any]]:
