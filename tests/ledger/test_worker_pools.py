@@ -12,7 +12,7 @@ from tests.support.contention import holding
 from tests.support.worker_pools import PoolWorld, a_pooled_task, name_head
 from tests.support.world import SECOND, SHOP, World, a_task
 from windlass_operator.domain.errors import LedgerUnavailableError
-from windlass_operator.ledger import worker_pools
+from windlass_operator.ledger import gauges, worker_pools
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.services.submission import Submission
@@ -358,6 +358,20 @@ async def test_the_status_counts_and_is_written_once(world: World, pools: PoolWo
     written = pools.objects.written
     await pools.status()
     assert pools.objects.written == written
+
+
+async def test_the_metrics_count_runs_and_pods_of_a_pool(world: World, pools: PoolWorld) -> None:
+    await pools.put(slots=2)
+    await runs(world, 3)
+    await pools.scale()
+    one, _ = await pools.pods()
+    await pools.claim(one, "first", 2)
+
+    counts = await gauges.count(world.database)
+
+    assert counts.pool_runs == {("shop", "fast", "queued"): 1, ("shop", "fast", "running"): 2}
+    pods = {("shop", "fast", "busy"): 1, ("shop", "fast", "idle"): 0, ("shop", "fast", "starting"): 1}
+    assert counts.pool_pods == pods
 
 
 async def test_a_pool_that_no_task_names_is_ready_and_one_that_cannot_be_read_is_stalled(pools: PoolWorld) -> None:
