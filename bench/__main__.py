@@ -1,15 +1,16 @@
-"""``python -m bench [local|waits|rest|children|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|waits|rest|children|idle|scale|cluster …]``: all of them without arguments."""
 
 import sys
 from typing import Final
 
-from bench import children, cluster, local, report, rest, scale, waits
+from bench import children, cluster, idle, local, report, rest, scale, waits
 
 _BENCHES: Final = {
     "local": local.main,
     "waits": waits.main,
     "rest": rest.main,
     "children": children.main,
+    "idle": idle.main,
     "scale": scale.main,
     "cluster": cluster.main,
 }
