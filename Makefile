@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export UV_PYTHON_DOWNLOADS := never
+# Tests and benches start hundreds of processes: what they import is compiled once, as it is for those who install wheels.
+export UV_COMPILE_BYTECODE := 1
+export PYTHONDONTWRITEBYTECODE :=
 COMPILE := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --universal --python-version 3.11 --custom-compile-command "make locks" \
 	--no-emit-package windlass --no-emit-package windlass-operator --no-emit-package windlass-runner
 
@@ -161,8 +164,18 @@ bench: setup postgres ## Measure: local processes, and the cluster if Windlass i
 	$(BIN)/python -m bench
 
 .PHONY: bench-peers
-bench-peers: setup postgres ## Measure beside DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
-	$(BIN)/python -m bench.peers
+bench-peers: setup postgres ## Measure beside procrastinate, DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
+	$(BIN)/python -m bench.peers $(PARTS)
+
+.PHONY: bench-soak
+bench-soak: setup postgres ## Constant load for WINDLASS_SOAK_MINUTES (20) beside a session that is idle in a transaction.
+	$(BIN)/python -m bench.soak
+
+.PHONY: bench-gate bench-baseline
+bench-gate: setup postgres ## Fail if this tree is slower than bench/baseline.json says: ratios, never milliseconds.
+	@$(BIN)/python -m bench.gate
+bench-baseline: setup postgres ## Write bench/baseline.json again, when a change is meant to cost more, or costs less.
+	@$(BIN)/python -m bench.gate --write
 
 .PHONY: peer-locks
 peer-locks: setup ## Make the hash-pinned lists of what bench-peers installs again. Needs npm.

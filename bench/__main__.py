@@ -1,14 +1,16 @@
-"""``python -m bench [local|waits|rest|children|idle|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|costs|waits|rest|triggers|children|idle|scale|cluster …]``: all without arguments."""
 
 import sys
 from typing import Final
 
-from bench import children, cluster, idle, local, report, rest, scale, waits
+from bench import children, cluster, costs, idle, local, report, rest, scale, triggers, waits
 
 _BENCHES: Final = {
     "local": local.main,
+    "costs": costs.main,
     "waits": waits.main,
     "rest": rest.main,
+    "triggers": triggers.main,
     "children": children.main,
     "idle": idle.main,
     "scale": scale.main,

@@ -1,19 +1,22 @@
 """The runtime API in a process of its own, on a free port; prints its address."""
 
 import asyncio
+import contextlib
 import sys
 from datetime import timedelta
 
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
 
 from bench.measured import quiet
 from tests.support.api_server import NobodyVouches
 from tests.support.world import SHOP, World, a_task
+from windlass_operator.api.app import build
 from windlass_operator.api.runtime import RuntimeRoutes
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.loops import Loop
+from windlass_operator.services.steps import StepService
+from windlass_operator.serving import settings
 
 
 async def main() -> None:
@@ -22,6 +25,8 @@ async def main() -> None:
     database = Database(sys.argv[1])
     await database.open()
     world = World(database)
+    # As in production. The world's own notes progress after each step, which a test wants to see at once.
+    world.steps = StepService(database)
     routes = RuntimeRoutes(
         world.attempts,
         world.steps,
@@ -39,9 +44,8 @@ async def main() -> None:
     endings = Loop("endings", world.endings.follow, every=timedelta(seconds=1))
     world.endings.wake = endings.wake
     following = asyncio.create_task(endings.run())
-    app = Starlette(routes=routes.routes())
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
-    server = uvicorn.Server(config)
+    app = build([], routes, database.check, start=contextlib.AsyncExitStack, version="bench")
+    server = uvicorn.Server(settings(app, 0, host="127.0.0.1"))
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.005)

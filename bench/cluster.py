@@ -15,6 +15,7 @@ from bench.report import Figure, figure
 _ROOT = Path(__file__).resolve().parents[1]
 _NAMESPACE = "windlass-bench"
 _IMAGE = "docker.io/windlass/runner:dev"
+_NOW = "import time; print(time.time())"
 _SOURCE = "import time\nfrom windlass import task\n@task\ndef main():\n    return time.time()\n"
 _STANDBY = 2
 """Pods that are kept ready: while one is being replaced there is another."""
@@ -47,25 +48,25 @@ def main() -> list[Figure]:
         _create(_task("steps", _STEPS))
         _create(_task("ready", _SOURCE, standby=_STANDBY))
         _run_of("first", "warm-up")
-        figures = [_pairs(10), _standby(15), _steps(), *_crowd(60), *_memory()]
+        figures = [*_fresh(10), _standby(15), _steps(), *_crowd(60), *_memory()]
     finally:
         _kubectl("delete", "namespace", _NAMESPACE, "--wait=false")
     return figures
 
 
-def _pairs(count: int) -> Figure:
-    """Fresh pods in turn: a run, then a bare pod of the same image that prints the time."""
-    ours, bare = [], []
+def _fresh(count: int) -> list[Figure]:
+    """Fresh pods in turn: a run, then a bare pod, and a Job, of the same image that print the time."""
+    ours, pods, jobs = [], [], []
     for n in range(count):
         ours.append(_run_of("first", f"pair-{n}"))
-        bare.append(_bare_pod(f"bare-{n}"))
-    return figure(
-        "Run created → first line of user code, fresh pod",
-        ours,
-        "s",
-        peer=("bare pod, python -c print", bare),
-        goal="<=0.5",
-    )
+        pods.append(_bare(_pod(f"bare-{n}", _NOW), f"bare-{n}"))
+        jobs.append(_bare(_job(f"bare-{n}", _NOW), f"job/bare-{n}"))
+    name = "Run created → first line of user code, fresh pod"
+    return [
+        figure(name, ours, "s", goal="<=0.5"),
+        figure(name, ours, "s", peer=("bare pod, python -c print", pods), goal="ratio<=2"),
+        figure(name, ours, "s", peer=("bare Job, python -c print", jobs)),
+    ]
 
 
 def _standby(count: int) -> Figure:
@@ -74,7 +75,7 @@ def _standby(count: int) -> Figure:
     for n in range(count):
         _until_ready()
         ours.append(_run_of("ready", f"ready-{n}") * 1000)
-        bare.append(_bare_pod(f"ready-bare-{n}") * 1000)
+        bare.append(_bare(_pod(f"ready-bare-{n}", _NOW), f"ready-bare-{n}") * 1000)
     return figure(
         "single-use warm pod: Run created → first user line",
         ours,
@@ -117,6 +118,10 @@ def _crowd(count: int) -> list[Figure]:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: _create(_pod(f"crowd-bare-{n}", code)), range(count)))
     bare = max(_printed(f"crowd-bare-{n}", 180) for n in range(count)) - began
+    began = time.time()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: _create(_job(f"crowd-bare-{n}", code)), range(count)))
+    jobs = max(_printed(f"job/crowd-bare-{n}", 180) for n in range(count)) - began
     return [
         figure(
             f"{count} runs at once, last first line",
@@ -125,6 +130,7 @@ def _crowd(count: int) -> list[Figure]:
             peer=("bare pods, same imports", [bare]),
             goal="ratio<=1.25",
         ),
+        figure(f"{count} runs at once, last first line", [ours], "s", peer=("bare Jobs, same imports", [jobs])),
         figure("Kubernetes writes per fresh-pod run, the node's own included", [per_run], "writes"),
     ]
 
@@ -146,10 +152,10 @@ def _run_of(task: str, name: str) -> float:
     return float(_result(name, time.monotonic() + 60)) - began
 
 
-def _bare_pod(name: str) -> float:
+def _bare(body: dict[str, Any], printer: str) -> float:
     began = time.time()
-    _create(_pod(name, "import time; print(time.time())"))
-    return _printed(name, 60) - began
+    _create(body)
+    return _printed(printer, 60) - began
 
 
 def _result(name: str, until: float) -> Any:
@@ -165,13 +171,14 @@ def _result(name: str, until: float) -> Any:
 
 
 def _printed(name: str, seconds: float) -> float:
+    """Return the time that a pod, or a ``job/…``, has printed."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         text = _kubectl("logs", name, "-n", _NAMESPACE, check=False).strip()
         if re.fullmatch(r"\d+\.\d+", text):
             return float(text)
         time.sleep(0.1)
-    raise RuntimeError(f"pod {name} printed nothing in time")
+    raise RuntimeError(f"{name} printed nothing in time")
 
 
 def _writes() -> float:
@@ -224,6 +231,13 @@ def _pod(name: str, code: str) -> dict[str, Any]:
         "containers": [container],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": _NAMESPACE}, "spec": spec}
+
+
+def _job(name: str, code: str) -> dict[str, Any]:
+    """Return a Job that makes just such a pod once."""
+    metadata = {"name": name, "namespace": _NAMESPACE}
+    spec = {"backoffLimit": 0, "template": {"spec": _pod(name, code)["spec"]}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 class _Proxy:

@@ -25,11 +25,13 @@ class LocalPlane:
     Args:
         world: The operator's services.
         url: Address of the API process.
+        pid: Of the API process.
     """
 
-    def __init__(self, world: World, url: str) -> None:
+    def __init__(self, world: World, url: str, pid: int = 0) -> None:
         self.world = world
         self.url = url
+        self.pid = pid
 
     async def submit(self, source: str, function: str, payload: Any) -> UUID:
         """Accept a run of one function of a module."""
@@ -71,19 +73,24 @@ class LocalPlane:
 
 
 @asynccontextmanager
-async def local_plane(server: PostgresServer) -> AsyncIterator[LocalPlane]:
-    """Keep a control plane on a database of its own for the duration of the block."""
+async def local_plane(server: PostgresServer, api: str = "bench.api_process") -> AsyncIterator[LocalPlane]:
+    """Keep a control plane on a database of its own for the duration of the block.
+
+    Args:
+        server: Where the database is made.
+        api: Module of the API process: the runtime API alone, or ``bench.rest_process`` for the whole.
+    """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     uri = server.create_database()
     migrate(uri)
     database = Database(uri, size=12)
     await database.open()
     world = await World(database).start()
-    api = subprocess.Popen([sys.executable, "-m", "bench.api_process", uri], stdout=subprocess.PIPE, text=True)
-    assert api.stdout is not None, "it is a pipe"
+    process = subprocess.Popen([sys.executable, "-m", api, uri], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None, "it is a pipe"
     try:
-        yield LocalPlane(world, api.stdout.readline().strip())
+        yield LocalPlane(world, process.stdout.readline().strip(), process.pid)
     finally:
-        api.terminate()
-        api.wait()
+        process.terminate()
+        process.wait()
         await database.close()

@@ -15,7 +15,7 @@ class Figure:
 
     Attributes:
         name: What was measured.
-        ours: Our figure.
+        ours: Our figure; None where this tree cannot be measured, and then nothing stands in its place.
         unit: Its unit.
         peer: Name and figure of what we compare with, or None.
         ratio: Ours by the peer's, or None.
@@ -23,7 +23,7 @@ class Figure:
     """
 
     name: str
-    ours: float
+    ours: float | None
     unit: str
     peer: dict[str, Any] | None = None
     ratio: float | None = None
@@ -57,6 +57,21 @@ def single(name: str, ours: float, unit: str, *, peer: tuple[str, float] | None 
     ratio = ours / peer[1]
     print(f"{name}: {ours:.3g} {unit}; {peer[0]}: {peer[1]:.3g} {unit}; ratio {ratio:.2f}{_goal(goal, ours, ratio)}")
     return Figure(name, round(ours, 4), unit, {"name": peer[0], "value": round(peer[1], 4)}, round(ratio, 3), goal)
+
+
+def unmeasured(
+    name: str, why: str, unit: str, *, peer: tuple[str, list[float]] | None = None, goal: str = ""
+) -> Figure:
+    """Return the peer's figure with none of ours beside it, and print why."""
+    print(f"{name}: not measured ({why}){_peer(peer, unit)}{f'; goal {goal}: open' if goal else ''}")
+    theirs = None if peer is None else {"name": peer[0], "value": round(statistics.median(peer[1]), 4)}
+    return Figure(name, None, unit, theirs, goal=goal)
+
+
+def _peer(peer: tuple[str, list[float]] | None, unit: str) -> str:
+    if peer is None:
+        return ""
+    return f"; {peer[0]}: {statistics.median(peer[1]):.3g} {unit} ({min(peer[1]):.3g} to {max(peer[1]):.3g})"
 
 
 def _goal(goal: str, ours: float, ratio: float | None) -> str:

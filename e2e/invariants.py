@@ -1,6 +1,7 @@
 """What must be true of a namespace's runs after whatever happened: asked of the ledger, and of Kubernetes."""
 
 import json
+import subprocess
 import time
 
 from e2e.support import SYSTEM, Space, kubectl, query, run
@@ -40,14 +41,32 @@ def hold(ns: Space) -> None:
 
 def verify_ledger(seconds: float = 60) -> None:
     """Ask the doctor, who comes right after an outage and may have to wait for the ledger like everybody else."""
-    doctor = ("windlass-operator", "doctor", "--verify-ledger")
     until = time.monotonic() + seconds
     while True:
-        found = run("kubectl", "exec", "-n", SYSTEM, "deploy/windlass-api", "-c", "api", "--", *doctor, check=False)
+        found = _doctor("api", "--ledger-only")
         if found.returncode == 0:
             return
         assert "LedgerUnavailable" in found.stderr, found.stdout + found.stderr
         assert time.monotonic() < until, found.stderr
+
+
+def agree(ns: Space) -> None:
+    """Ask the doctor whether pods, Run resources and stored values of a namespace are what the ledger says of them.
+
+    Other scenarios, at work in namespaces of theirs, may have broken something on purpose.
+    """
+    said = _doctor("operator", "--json")
+    assert said.stdout, said.stderr
+    report = json.loads(said.stdout)
+    unseen = {check["check"]: check["not_looked_at"] for check in report["checks"] if check["violations"] is None}
+    assert not [name for name in unseen if not name.startswith("objects")], unseen
+    assert all("No object store is configured" in why for why in unseen.values()), unseen
+    assert not [found for found in report["violations"] if found["namespace"] in (None, ns.name)]
+
+
+def _doctor(process: str, *options: str) -> subprocess.CompletedProcess[str]:
+    words = ("windlass-operator", "doctor", "--verify-ledger", *options)
+    return run("kubectl", "exec", "-n", SYSTEM, f"deploy/windlass-{process}", "-c", process, "--", *words, check=False)
 
 
 def _differing(ns: Space, states: dict[str, str]) -> list[str]:

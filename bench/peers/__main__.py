@@ -1,13 +1,15 @@
-"""``python -m bench.peers``: durable steps of Windlass, DBOS and Restate in one interleaved run."""
+"""``python -m bench.peers [steps|warm]``: Windlass beside other systems, interleaved. Both without arguments."""
 
 import asyncio
 import os
+import sys
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, Protocol
 
 from bench import report
 from bench.local_plane import local_plane
+from bench.peers import warm
 from bench.peers.contestants import Dbos, Ours, dbos_system, postgres_durability, postgres_syncs
 from bench.peers.installed import install, version
 from bench.peers.restate import Restate, restate_system
@@ -28,10 +30,20 @@ class Contestant(Protocol):
         """Do so many steps, one after the other."""
 
 
-async def measure() -> list[report.Figure]:
-    """Measure and return the figures."""
+async def measure(parts: list[str]) -> list[report.Figure]:
+    """Measure the parts and return the figures. All who use PostgreSQL use one server."""
+    figures = []
+    with postgres_server(fsync=True) as server:
+        if "steps" in parts:
+            figures += await steps(server)
+        if "warm" in parts:
+            figures += await warm.measure(server)
+    return figures
+
+
+async def steps(server: PostgresServer) -> list[report.Figure]:
+    """Measure steps, one after the other."""
     async with AsyncExitStack() as stack:
-        server = stack.enter_context(postgres_server(fsync=True))
         plane = await stack.enter_async_context(local_plane(server))
         restate = await stack.enter_async_context(restate_system())
 
@@ -103,7 +115,7 @@ def _told(settings: dict[str, str]) -> str:
 def main() -> None:
     """Install what is missing, measure, write the figures."""
     install()
-    report.write(asyncio.run(measure()))
+    report.write(asyncio.run(measure(sys.argv[1:] or ["steps", "warm"])))
 
 
 if __name__ == "__main__":

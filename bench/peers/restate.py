@@ -10,10 +10,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
+
+import aiohttp
 
 from bench.peers.installed import PYTHON, ROOT, restate_server
 from bench.peers.rounds import Round
@@ -28,11 +30,17 @@ _DURABLE: Final = ("rocksdb-disable-wal", "rocksdb-disable-wal-fsync")
 class Restate:
     """A running server with the service registered."""
 
-    def __init__(self, ingress: int, admin: int, node: int, configuration: str) -> None:
+    def __init__(self, ingress: int, admin: int, node: int, configuration: str, pids: Sequence[int] = ()) -> None:
         self._ingress = ingress
         self._admin = admin
         self._node = node
         self._configuration = configuration
+        self.pids = tuple(pids)
+
+    @property
+    def url(self) -> str:
+        """Where it is called."""
+        return f"http://127.0.0.1:{self._ingress}"
 
     async def round(self, count: int) -> Round:
         """Call the handler once."""
@@ -40,6 +48,18 @@ class Restate:
         found, _ = await asyncio.to_thread(_post, self._admin, "/query", {"query": _RESULTS})
         saved = {row["id"]: row["n"] for row in found["rows"]}
         return Round(answer["times"], answer["effects"], saved[invocation])
+
+    async def call(self, count: int) -> dict[str, Any]:
+        """Call the handler once, for as many steps, and return its answer. Many may be under way."""
+        url, headers = f"http://127.0.0.1:{self._ingress}/bench/steps", {"Accept": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=120)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=count, headers=headers, timeout=timeout) as answer,
+        ):
+            answer.raise_for_status()
+            found: dict[str, Any] = await answer.json()
+            return found
 
     async def durability(self) -> dict[str, str]:
         """Return what decides whether an answered step survives a power cut."""
@@ -61,11 +81,12 @@ class Restate:
 
 
 @asynccontextmanager
-async def restate_system(settings: dict[str, str] | None = None) -> AsyncIterator[Restate]:
+async def restate_system(settings: dict[str, str] | None = None, *, workers: int = 1) -> AsyncIterator[Restate]:
     """Run server and service for the duration of the block.
 
     Args:
-        settings: Environment variables of the server that differ from its defaults.
+        settings: Environment variables of both that differ from the server's defaults.
+        workers: Processes of the service.
     """
     ingress, admin, node, service = (_free_port() for _ in range(4))
     with tempfile.TemporaryDirectory(prefix="windlass-restate-") as name:
@@ -81,9 +102,9 @@ async def restate_system(settings: dict[str, str] | None = None) -> AsyncIterato
             "RESTATE_BASE_DIR": str(folder / "data"),
             **(settings or {}),
         }
-        configuration, processes = _start(folder, env, service)
+        configuration, processes = _start(folder, env, service, workers)
         try:
-            system = Restate(ingress, admin, node, configuration)
+            system = Restate(ingress, admin, node, configuration, [process.pid for process in processes])
             address = {"uri": f"http://127.0.0.1:{service}"}
             await _until(lambda: _post(admin, "/deployments", address), folder)
             await _until(lambda: _post(ingress, "/bench/steps", 1), folder)
@@ -95,20 +116,20 @@ async def restate_system(settings: dict[str, str] | None = None) -> AsyncIterato
                 process.wait()
 
 
-def _start(folder: Path, env: dict[str, str], port: int) -> tuple[str, list[subprocess.Popen[bytes]]]:
+def _start(folder: Path, env: dict[str, str], port: int, workers: int) -> tuple[str, list[subprocess.Popen[bytes]]]:
     """Start server and service. Returns the server's configuration as well, as it says it itself."""
     program = str(restate_server())
     done = subprocess.run([program, "--dump-config"], env=env, capture_output=True, text=True, check=True)
-    # As its documentation runs it in production; one worker, since there is one call at a time.
+    # As its documentation runs it in production.
     config = folder / "hypercorn.toml"
     limits = ("h2_max_concurrent_streams", "keep_alive_max_requests", "keep_alive_timeout")
-    lines = [f'bind = "127.0.0.1:{port}"', "workers = 1", *(f"{limit} = {_UNLIMITED}" for limit in limits)]
+    lines = [f'bind = "127.0.0.1:{port}"', f"workers = {workers}", *(f"{limit} = {_UNLIMITED}" for limit in limits)]
     config.write_text("\n".join(lines))
     service = [str(PYTHON), "-m", "hypercorn", "--config", str(config), "bench.peers.restate_service:app"]
     with (folder / "log").open("wb") as log:
         processes = [
             subprocess.Popen([program, "--no-logo"], env=env, stdout=log, stderr=log),
-            subprocess.Popen(service, cwd=ROOT, stdout=log, stderr=log),
+            subprocess.Popen(service, cwd=ROOT, env=env, stdout=log, stderr=log),
         ]
     return done.stdout, processes
 

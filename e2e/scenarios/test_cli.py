@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from e2e import invariants
 from e2e.pages import Job, blocks, shell
 from e2e.support import SYSTEM, Space, a_run, a_task, address, environment, kubectl, run
 
@@ -110,6 +111,22 @@ def test_doctors_find_a_sound_installation_sound(ns: Space) -> None:
         inside = run("kubectl", *words, "doctor", "--process", process, check=False)
         assert inside.returncode == 0, inside.stdout + inside.stderr
         assert "listed, written, read and deleted" in inside.stdout or "None is configured" in inside.stdout
+
+
+def test_the_doctor_finds_that_ledger_and_cluster_agree_while_runs_are_running(ns: Space) -> None:
+    forever = "import time\n@task\ndef main():\n    time.sleep(600)\n"
+    ns.apply(a_task("order", WORK) + "---\n" + a_task("endless", forever))
+    ns.apply("---\n".join([a_run("done", "order"), a_run("goes-on", "endless"), a_run("no-task", "missing")]))
+    ns.wait("done", state="Succeeded")
+    ns.wait("goes-on", state="Running")
+    ns.wait("no-task", reason="TaskNotFound")
+    invariants.agree(ns)
+    at_the_api = run(
+        *("kubectl", "exec", "-n", SYSTEM, "deploy/windlass-api", "-c", "api", "--"),
+        *("windlass-operator", "doctor", "--verify-ledger"),
+        check=False,
+    )
+    assert re.search(r"skip +I4 +pods_there .*forbidden.* The operator's pod may: run it there.", at_the_api.stdout)
 
 
 def test_the_doctor_says_what_to_grant_and_granting_it_helps(ns: Space) -> None:

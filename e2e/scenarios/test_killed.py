@@ -113,6 +113,7 @@ def test_a_run_whose_runner_is_killed_goes_on_in_another_pod(ns: Space, measured
     measured(f"kill -9 of process 1 of a runner pod: next attempt after {_seconds(took)} s (goal: lease + 5 s)")
     assert max(took) <= LEASE + 5
     invariants.hold(ns)
+    invariants.agree(ns)
 
 
 def test_after_a_reported_crash_the_next_attempt_begins_a_second_after_its_backoff(
@@ -146,6 +147,7 @@ def test_a_large_result_waits_for_an_object_store_that_was_killed(ns: Space) -> 
     assert status["result"] == ["kept", 1_000_000]
     assert (status["attempt"], status["failures"]) == (1, UNHURT)
     invariants.hold(ns)
+    invariants.agree(ns)
 
 
 @pytest.mark.parametrize(

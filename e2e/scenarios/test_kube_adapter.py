@@ -12,8 +12,10 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.cluster_contract import ClusterContract, Subject
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.kube.client import KubeClient, Object
+from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.election import LeadershipLostError, lead
 from windlass_operator.kube.errors import (
     AlreadyExistsError,
@@ -22,7 +24,7 @@ from windlass_operator.kube.errors import (
     KubeInvalidError,
     KubeNotFoundError,
 )
-from windlass_operator.kube.kinds import LEASES, NAMESPACES, PODS, SECRETS, Kind
+from windlass_operator.kube.kinds import LEASES, NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
 from windlass_operator.kube.manifests import PodPlan, RunnerSettings, runner_pod
 from windlass_operator.kube.pod_status import Stage, read_pod
 from windlass_operator.kube.transport import Transport, find_configuration
@@ -338,3 +340,25 @@ async def test_a_leader_whose_lease_is_taken_stops(client: KubeClient, namespace
         await client.patch(LEASES, namespace, "leader", {"spec": {"holderIdentity": "usurper"}})
         with pytest.raises(LeadershipLostError, match="usurper"):
             await task
+
+
+@pytest.mark.usefixtures("release")
+class TestContract(ClusterContract):
+    """The promises that the fakes of other tests are held to, kept by the real API server."""
+
+    @pytest.fixture
+    def subject(self, client: KubeClient, namespace: str) -> Subject:
+        """Return the real cluster."""
+
+        async def make(kind: Kind, name: str, spec: dict[str, Any]) -> str:
+            made = await client.create(kind, namespace, {"metadata": {"name": name}, "spec": spec})
+            return str(made["metadata"]["uid"])
+
+        async def task(name: str, spec: dict[str, Any]) -> str:
+            return await make(TASKS, name, spec)
+
+        async def run(name: str) -> str:
+            return await make(RUNS, name, {"taskRef": {"name": "missing"}})
+
+        cluster = KubeCluster(client, SETTINGS, default_image="windlass.invalid/none:1")
+        return Subject(cluster, namespace, task, run, watched=True)

@@ -38,7 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
     doctor.add_argument(
         "--verify-ledger",
         action="store_true",
-        help="check instead that the rules of the ledger hold of every run; changes nothing, and runs may go on",
+        help="check instead that the rules of the ledger hold of every run, and that pods, Run resources and stored "
+        "values agree with it; changes nothing, and runs may go on",
+    )
+    doctor.add_argument(
+        "--ledger-only", action="store_true", help="with --verify-ledger: leave out the cluster and the object store"
     )
     doctor.add_argument("--json", action="store_true", help="with --verify-ledger: for programs")
     doctor.add_argument(
@@ -64,7 +68,8 @@ def _run(options: argparse.Namespace) -> None:
         return
     if options.command == "doctor":
         if options.verify_ledger:
-            asyncio.run(_verify(as_json=options.json, page=max(1, options.page)))
+            page = max(1, options.page)
+            asyncio.run(_verify(as_json=options.json, page=page, ledger_only=options.ledger_only))
         else:
             asyncio.run(_doctor(options.process))
         return
@@ -100,11 +105,11 @@ async def _doctor(process: Literal["operator", "api"]) -> None:
         raise SystemExit(1)
 
 
-async def _verify(*, as_json: bool, page: int) -> None:
+async def _verify(*, as_json: bool, page: int, ledger_only: bool) -> None:
     from windlass_operator import verify
 
     logs.configure("error")
-    if not await verify.verify(as_json=as_json, page=page):
+    if not await verify.verify(as_json=as_json, page=page, ledger_only=ledger_only):
         raise SystemExit(1)
 
 

@@ -22,16 +22,13 @@ from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.queues import QueueRoutes
 from windlass_operator.api.runtime import RuntimeRoutes, bearer
 from windlass_operator.context import Context
+from windlass_operator.services.blobs import SWEEP_EVERY
 from windlass_operator.services.explanation import ExplanationService
 from windlass_operator.services.loops import Loop, each
 from windlass_operator.services.pool_lists import PoolListService
 from windlass_operator.services.queue_lists import QueueListService
 
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address
-
-_SWEEP_EVERY = timedelta(hours=6)
-"""An orphan costs room and nothing else, and a sweep lists the whole bucket."""
-
 
 LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
 """A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
@@ -106,7 +103,7 @@ def application(
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:
         async with context.running():
-            sweeper = Loop("blob sweeper", context.sweep_blobs, every=_SWEEP_EVERY)
+            sweeper = Loop("blob sweeper", context.sweep_blobs, every=SWEEP_EVERY)
             timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
             deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_FOR_LEFT_BEHIND)
             forgetting = Loop("event retention", partial(_forget, context), every=_FORGET_EVERY)
@@ -126,6 +123,7 @@ def application(
         ReadyOnce(context.database.check),
         start=start,
         version=__version__,
+        plain=public.plain_routes(),
     )
 
 
@@ -145,6 +143,7 @@ def settings(app: Any, port: int, *, host: str = EVERYWHERE) -> uvicorn.Config:
         port=port,
         http="httptools",
         access_log=False,
+        proxy_headers=False,  # nobody asks where a request came from, and each would pay for it
         log_level="warning",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,

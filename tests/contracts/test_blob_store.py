@@ -107,6 +107,20 @@ async def test_a_deleted_run_is_not_named_any_more(store: BlobStore) -> None:
     assert [run async for run in store.runs()] == []
 
 
+async def test_keys_are_those_of_the_runs_from_one_to_another_in_order(store: BlobStore) -> None:
+    runs = sorted(uuid4() for _ in range(5))
+    stored = [[await put(store, str(i).encode(), run=run) for i in range(3)] for run in runs]
+    await put(store, b"x", run=runs[2], project="6f1c9f5e-0000-4000-8000-000000000002")
+    found = [key async for key in store.keys(PROJECT, runs[1], runs[3])]
+    assert found == sorted((key for keys in stored[1:4] for key in keys), key=str)
+    assert [key async for key in store.keys(PROJECT, runs[4], runs[4])] == sorted(stored[4], key=str)
+
+
+async def test_keys_of_a_project_without_blobs_are_none(store: BlobStore) -> None:
+    await put(store, b"x", project="6f1c9f5e-0000-4000-8000-000000000002")
+    assert [key async for key in store.keys(PROJECT, UUID(int=0), UUID(int=2**128 - 1))] == []
+
+
 async def test_many_calls_at_once_all_succeed(store: BlobStore) -> None:
     run = uuid4()
     keys = await asyncio.gather(*(put(store, str(i).encode(), run=run) for i in range(50)))

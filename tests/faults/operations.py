@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Final
@@ -58,6 +59,24 @@ async def trigger_many(world: World, word: str) -> Act:
     world.cluster.tasks[SHOP.namespace, word] = _task(word)
     wanted = [Submission(task=word, payload=n, idempotency_key=f"{word}-{n // 2}") for n in range(6)]
     return lambda: world.submissions.trigger_all(SHOP, wanted)
+
+
+async def triggers_of_a_crowd(world: World, word: str) -> Act:
+    """One is refused, so that its transaction is done again without it."""
+    world.cluster.tasks[SHOP.namespace, word] = _task(word)
+    keys = [f"{word}-{n}" for n in (1, 1, 2)]
+    wanted = [
+        *(Submission(task=word, payload=1, idempotency_key=key) for key in keys),
+        Submission(task=word, version=9),
+        Submission(task=word, payload=2),
+    ]
+    return lambda: asyncio.gather(*(world.submissions.trigger(SHOP, one) for one in wanted), return_exceptions=True)
+
+
+async def trigger_that_fills_a_queue(world: World, word: str) -> Act:
+    world.cluster.tasks[SHOP.namespace, word] = replace(_task(word), queue=word)
+    await world.put_queue(word, maxLength=1)
+    return lambda: world.submissions.trigger(SHOP, Submission(task=word))
 
 
 async def import_of_a_resource(world: World, word: str) -> Act:
@@ -292,7 +311,8 @@ async def projection(world: World, word: str) -> Act:
 
 
 ALL: Final[list[Prepare]] = [
-    trigger, trigger_with_a_key, trigger_a_key_that_is_taken, trigger_many, import_of_a_resource, pod_row, end_of_a_pod,
+    trigger, trigger_with_a_key, trigger_a_key_that_is_taken, trigger_many, triggers_of_a_crowd,
+    trigger_that_fills_a_queue, import_of_a_resource, pod_row, end_of_a_pod,
     claim, withdrawal_of_a_claim, heartbeat, steps, steps_of_a_crowd, log_lines, checkpoint, more_time, large_value,
     wait, suspend, end_of_a_sleep, event, token, token_is_completed, children, completion_with_children, complete, fail,
     fail_for_good, release, lost_attempt, cancel_of_a_queued_run, cancel_of_a_running_run, projection,

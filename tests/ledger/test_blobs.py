@@ -61,6 +61,8 @@ async def test_values_of_a_run_are_deleted_together(world: World, database: Data
     store = LedgerBlobs(database, BlobMissingError)
     assert [run async for run in store.runs()] == [(SHOP.uid, writer.run_id)]
     assert await store.exists(BlobKey(SHOP.uid, writer.run_id, DIGEST))
+    keys = [key async for key in store.keys(SHOP.uid, writer.run_id, writer.run_id)]
+    assert [(key.project_uid, key.run_id, key.sha256) for key in keys] == [(SHOP.uid, writer.run_id, DIGEST)]
     assert await store.delete_run(SHOP.uid, writer.run_id) == 1
     assert [run async for run in store.runs()] == []
 

@@ -1,14 +1,18 @@
 """Failed steps that are history, and those that a retry runs again, on a real PostgreSQL."""
 
+from uuid import UUID
+
 import msgspec
 import pytest
 
 from tests.support.clock import Clock
+from tests.support.eventually import eventually
 from tests.support.world import SECOND, World, a_failure, a_step
 from windlass import protocol
 from windlass.failures import failure_of
 from windlass.restoring import exception_of
 from windlass_operator.ledger.database import Database
+from windlass_operator.services.steps import StepService
 
 
 @pytest.fixture
@@ -88,3 +92,23 @@ async def test_the_pauses_between_tries_go_with_the_failure(world: World, clock:
     clock.advance(SECOND)
     (again,) = await world.claim(claim_id="claim-2")
     assert [s.key for s in again.steps] == ["b~try1"]
+
+
+async def test_a_step_wakes_nobody_who_has_nothing_to_do(world: World) -> None:
+    """Woken by each step, all processes would look for work all the time; a resource shows it soon after."""
+    woken: list[UUID | None] = []
+    steps = StepService(world.database, woken.append, progress_every=0)
+    run_ids: list[UUID | None] = [await world.submit()]
+    attempts = await world.claim(claim_id="of a row")
+    run_ids.append(await world.apply_run(name="shown"))
+    attempts += await world.claim(claim_id="of a resource")
+    assert [attempt.run_id for attempt in attempts] == [str(run_id) for run_id in run_ids]
+
+    for attempt in attempts:
+        await steps.save(attempt.token, protocol.SaveStepsRequest(steps=[a_step("s")]))
+
+    async def noted() -> bool:
+        return not steps._noted
+
+    await eventually(noted)
+    assert woken == run_ids[1:]

@@ -30,7 +30,7 @@ async def test_a_run_gets_one_pod_although_the_reply_to_its_plan_was_lost(
 async def test_a_run_is_accepted_once_although_the_reply_to_its_commit_was_lost(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    struck = lose_reply(monkeypatch, tmp_path, "ledger commit of insert_runs|1")
+    struck = lose_reply(monkeypatch, tmp_path, "ledger commit of get_new|1")
     run_id = await world.submit()
     assert struck.exists()
     rows = await world.database.fetch("SELECT id FROM run")

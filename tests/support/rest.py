@@ -191,6 +191,7 @@ def application(world: World, reviews: FakeReviews) -> Application:
         world.database.check,
         start=start,
         version="test",
+        plain=public.plain_routes(),
     )
 
 

@@ -118,6 +118,8 @@ class FakeCluster:
 
     async def reject_run(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
         self.rejected[name] = (reason, message)
+        if uid in self.runs:
+            self.runs[uid]["status"] = {**self.runs[uid]["status"], "reason": reason, "message": message}
 
     async def each_task(self) -> AsyncIterator[dict[str, Any]]:
         for body in list(self.task_objects.values()):
@@ -128,6 +130,8 @@ class FakeCluster:
         return None if found is None else str(found["metadata"]["uid"])
 
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
+        if (namespace, name) not in self.tasks and self.broken_task is None:
+            return False
         self.task_statuses.append(status)
         return True
 
@@ -162,6 +166,9 @@ class FakeCluster:
     async def patch_run_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         if name in self.refuse_status:
             raise self.refuse_status[name]
+        if uid not in self.runs:
+            return False
+        self.runs[uid]["status"] = status
         self.statuses[name] = status
         return True
 
@@ -181,9 +188,9 @@ class FakeCluster:
 class World:
     """The services of operator and API in one process."""
 
-    def __init__(self, database: Database, record: Recorder | None = None) -> None:
+    def __init__(self, database: Database, record: Recorder | None = None, cluster: FakeCluster | None = None) -> None:
         self.database = database
-        self.cluster = FakeCluster()
+        self.cluster = cluster or FakeCluster()
         record = record or Recorder()
         self.attempts = AttemptService(database, record=record)
         self.desk = ClaimDesk(self.attempts.claims, every=_LOOK_EVERY)

@@ -66,12 +66,22 @@ class Application:
         routes: Every route that is served, for tests that walk them.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute], public: FastAPI, lifespan: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[BaseRoute],
+        public: FastAPI,
+        lifespan: Callable[[Any], Any],
+        plain: Sequence[BaseRoute] = (),
+    ) -> None:
         self.routes = [*routes, *public.routes]
         self._public = Measured(public)
+        # Looked up, not searched for: a router tries one pattern after the other, for each step.
+        self._fixed = {
+            (m, r.path): r.app for r in routes if isinstance(r, Route) for m in r.methods or () if "{" not in r.path
+        }
         # The runtime's routes come first and do not pass through FastAPI: a step must not pay for it. No redirects for
         # a slash at the end: they would be answered before anybody is asked who may see what.
-        self._router = Router(routes, redirect_slashes=False, default=self._rest, lifespan=lifespan)
+        self._router = Router([*plain, *routes], redirect_slashes=False, default=self._rest, lifespan=lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -81,6 +91,10 @@ class Application:
                 await error_response(OddPathError(odd))(scope, receive, send)
                 return
             scope["app"] = self  # a route then raises what it refuses instead of writing text
+            fixed = self._fixed.get((scope["method"], scope["path"]))
+            if fixed is not None:
+                await fixed(scope, receive, send)
+                return
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:
@@ -93,9 +107,24 @@ class Application:
 
 
 def build(
-    public: Sequence[PublicPart], runtime: RuntimeRoutes, ready: Check, *, start: Callable[[], Any], version: str
+    public: Sequence[PublicPart],
+    runtime: RuntimeRoutes,
+    ready: Check,
+    *,
+    start: Callable[[], Any],
+    version: str,
+    plain: Sequence[BaseRoute] = (),
 ) -> Application:
-    """Return the application. ``start`` is an async context manager that opens what the process needs."""
+    """Return the application.
+
+    Args:
+        public: The public routes.
+        runtime: The runners' routes.
+        ready: Asks what this process needs for a sign of life.
+        start: An async context manager that opens what the process needs.
+        version: Of the release.
+        plain: Public routes that are served without FastAPI, which describes them.
+    """
     app = FastAPI(title="Windlass", version=version, docs_url=None, redoc_url=None, redirect_slashes=False)
     for part in public:
         app.include_router(part.router())
@@ -120,7 +149,7 @@ def build(
         async with start():
             yield
 
-    return Application([*health_routes(ready), *runtime.routes()], app, lifespan)
+    return Application([*health_routes(ready), *runtime.routes()], app, lifespan, plain)
 
 
 def odd_path(raw: bytes) -> str | None:

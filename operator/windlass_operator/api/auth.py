@@ -152,7 +152,7 @@ class Authorizer:
                 f"Windlass does not serve namespace {namespace!r}.",
                 hint="Add it to `namespaces` of the chart's values.",
             )
-        extra = tuple(sorted((key, tuple(values)) for key, values in who.extra.items()))
+        extra = tuple(sorted((key, tuple(values)) for key, values in who.extra.items())) if who.extra else ()
         key = (who.username, who.uid, who.groups, extra, verb, resource, subresource, namespace, name)
 
         async def ask() -> bool:

@@ -4,22 +4,19 @@ The namespace is never taken from a body: it is that of the attempt's token or o
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
-from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from windlass import protocol
 from windlass_operator import logs
-from windlass_operator.api.errors import error_response
-from windlass_operator.api.measured import timed
 from windlass_operator.api.messages import read_body, read_message, validated
+from windlass_operator.api.plain import Handler, Served
 from windlass_operator.api.schemas import TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
 from windlass_operator.services.attempts import AttemptService
@@ -34,7 +31,6 @@ from windlass_operator.services.submission import Submission
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
-Handler = Callable[[Request], Awaitable[Response]]
 _LONGEST_WAIT = timedelta(seconds=30)
 _MOST_SLOTS = 100
 _LONGEST_TOKEN = 16 * 1024
@@ -104,10 +100,12 @@ class RuntimeRoutes:
             ("PUT", "/blobs/{sha256}", self.put_blob),
             ("GET", "/blobs/{sha256}", self.get_blob),
         ]
-        return [
-            Route(protocol.PREFIX + path, _guarded(handler, method, protocol.PREFIX + path), methods=[method])
-            for method, path, handler in table
-        ]
+        routes = []
+        for method, path, handler in table:
+            whole = protocol.PREFIX + path
+            served = Served(handler, method, whole, note=_note)
+            routes.append(Route(whole, served, methods=[method], name=handler.__name__))
+        return routes
 
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
@@ -232,32 +230,15 @@ class RuntimeRoutes:
         return Response(data, media_type="application/json")
 
 
+def _note(scope: Scope) -> None:
+    """Let lines of the log say whose request it was."""
+    logs.request_headers.set(scope["headers"])
+
+
 async def _disconnected(request: Request) -> None:
     """Return when nobody waits for the answer any more. The body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _guarded(handler: Handler, method: str, path: str) -> Handler:
-    """Return the handler with its errors translated and its time measured: here, because a middleware costs more."""
-    seconds: dict[int, Histogram] = {}
-
-    async def guarded(request: Request) -> Response:
-        logs.request_headers.set(request.scope["headers"])
-        began = time.monotonic()
-        try:
-            response = await handler(request)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # the edge: whatever it is, the caller gets our error body
-            response = error_response(error)
-        found = seconds.get(response.status_code)
-        if found is None:
-            found = seconds[response.status_code] = timed(method, path, response.status_code)
-        found.observe(time.monotonic() - began)
-        return response
-
-    return guarded
 
 
 def bearer(request: Request) -> str:

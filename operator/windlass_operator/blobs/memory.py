@@ -56,6 +56,13 @@ class MemoryBlobStore:
         for run in sorted({(key.project_uid, key.run_id) for key in self.blobs}):
             yield run
 
+    async def keys(self, project_uid: str, first: UUID, last: UUID) -> AsyncIterator[BlobKey]:
+        """Yield the keys of all blobs of a project's runs from one id to another."""
+        self._answer()
+        for key in sorted(self.blobs, key=str):
+            if key.project_uid == project_uid and first <= key.run_id <= last:
+                yield key
+
     async def check(self) -> None:
         """Answer."""
         self._answer()

@@ -30,7 +30,7 @@ from windlass_operator.domain.errors import BlobStoreUnavailableError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectIdentifierTypeDef
 
 T = TypeVar("T")
 
@@ -127,26 +127,42 @@ class S3BlobStore:
                     continue
                 yield found
 
+    async def keys(self, project_uid: str, first: UUID, last: UUID) -> AsyncIterator[BlobKey]:
+        """Yield the keys of all blobs of a project's runs from one id to another. Objects not ours are passed over."""
+        # Paths are listed in order of their bytes, and the texts of ids have the order of the ids.
+        start = {"Prefix": f"{project_uid}/", "StartAfter": prefix(project_uid, first)}
+        async for page in self._pages(start):
+            for item in page.get("Contents", []):
+                key = BlobKey.parse(item["Key"])
+                if key is not None and key.run_id > last:
+                    return
+                if key is not None:
+                    yield key
+
     async def check(self) -> None:
         """Prove that the bucket exists and that the credential may list it."""
         bucket = self._config.bucket
         await self._call("list", lambda: self._s3.list_objects_v2(Bucket=bucket, MaxKeys=1))
 
     async def _folders(self, start: str) -> AsyncIterator[str]:
-        token: str | None = None
+        async for page in self._pages({"Prefix": start, "Delimiter": "/"}):
+            for folder in page.get("CommonPrefixes", []):
+                yield folder["Prefix"]
+
+    async def _pages(self, wanted: dict[str, str]) -> AsyncIterator["ListObjectsV2OutputTypeDef"]:
+        more: dict[str, Any] = dict(wanted)
         while True:
-            more: dict[str, Any] = {"ContinuationToken": token} if token else {}
             page = await self._call(
                 "list",
                 lambda more=more: self._s3.list_objects_v2(  # type: ignore[misc]
-                    Bucket=self._config.bucket, Prefix=start, Delimiter="/", MaxKeys=_PAGE, **more
+                    Bucket=self._config.bucket, MaxKeys=_PAGE, **more
                 ),
             )
-            for folder in page.get("CommonPrefixes", []):
-                yield folder["Prefix"]
+            yield page
             token = page.get("NextContinuationToken")
             if not page.get("IsTruncated") or not token:
                 return
+            more = {**wanted, "ContinuationToken": token}
 
     def _keys(self, start: str) -> list[str]:
         page = self._s3.list_objects_v2(Bucket=self._config.bucket, Prefix=start, MaxKeys=_PAGE)

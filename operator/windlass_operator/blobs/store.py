@@ -78,6 +78,16 @@ class BlobKey:
             raise ValueError(f"not a blob key: {self.project_uid[:80]!r}, {self.sha256[:80]!r}")
 
     @classmethod
+    def parse(cls, path: str) -> "BlobKey | None":
+        """Return the key that a path is; None for what is not ours."""
+        parts = path.split("/")
+        try:
+            key = cls(parts[0], UUID(parts[1]), parts[2])
+        except (ValueError, IndexError):
+            return None
+        return key if str(key) == path else None
+
+    @classmethod
     def of(cls, project_uid: str, run_id: UUID, data: bytes) -> "BlobKey":
         """Return the key of these bytes."""
         return cls(project_uid, run_id, hashlib.sha256(data).hexdigest())
@@ -141,6 +151,12 @@ class BlobStore(Protocol):
 
     def runs(self) -> AsyncIterator[tuple[str, UUID]]:
         """Yield project and run of every run that has blobs, so that the sweeper finds those the ledger has not."""
+
+    def keys(self, project_uid: str, first: UUID, last: UUID) -> AsyncIterator[BlobKey]:
+        """Yield the keys of all blobs of a project's runs from one id to another, both included, in order of the runs.
+
+        What was stored before the first is asked for is among them. It is listed, and not looked up one by one.
+        """
 
     async def check(self) -> None:
         """Prove that the store can be used as configured.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 
@@ -16,3 +17,9 @@ class RunSeen:
     deleting: bool
     body: Callable[[], dict[str, Any]]
     """Reads the whole resource: most of the work of looking at thousands of them."""
+    namespace: str = ""
+    name: str = ""
+    state: str | None = None
+    """What its status says, as its reason does."""
+    reason: str | None = None
+    created: datetime | None = None

@@ -91,6 +91,11 @@ class KubeClient:
         answer = await self._read("GET", kind.path(namespace, name), what=f"get {_named(kind, namespace, name)}")
         return None if answer is None else _as_object(answer)
 
+    async def get_raw(self, kind: Kind, namespace: str | None, name: str) -> bytes | None:
+        """Return the same as the JSON that it came as. Errors are those of :meth:`get`."""
+        answer = await self._read("GET", kind.path(namespace, name), what=f"get {_named(kind, namespace, name)}")
+        return None if answer is None else answer.body
+
     async def list(
         self,
         kind: Kind,
@@ -391,7 +396,16 @@ def _checked(answer: Answer, what: str) -> Answer:
 
 
 def _as_object(answer: Answer) -> Object:
-    value = json_body(answer.body)
+    return as_object(answer.body)
+
+
+def as_object(body: bytes) -> Object:
+    """Return the object that an answer is.
+
+    Raises:
+        KubeUnavailableError: It is none.
+    """
+    value = json_body(body)
     if not isinstance(value, dict):
         raise KubeUnavailableError(f"The API server answered with {type(value).__name__} instead of an object.")
     return value

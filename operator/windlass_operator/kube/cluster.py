@@ -14,7 +14,7 @@ from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube import manifests
-from windlass_operator.kube.client import KubeClient, secret_text
+from windlass_operator.kube.client import KubeClient, as_object, secret_text
 from windlass_operator.kube.errors import (
     AlreadyExistsError,
     ForbiddenByPolicyError,
@@ -29,6 +29,8 @@ from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRE
 log = structlog.get_logger()
 
 _REMEMBER_PROJECT: Final = 10.0
+_REMEMBER_TASKS: Final = 200
+"""Tasks whose last answer is kept beside what it was read into: to read one takes longer than to ask for it."""
 _EVENTS: Final = 10
 _LINES: Final = 100
 _LONGEST_LINE: Final = 1_000
@@ -58,6 +60,7 @@ class KubeCluster:
         self._default_image = default_image
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._projects: dict[str, tuple[float, Project]] = {}
+        self._tasks: dict[tuple[str, str], tuple[bytes, TaskSnapshot]] = {}
 
     def through(self, client: KubeClient) -> "KubeCluster":
         """Return the same cluster as another client reaches it."""
@@ -108,8 +111,17 @@ class KubeCluster:
         Raises:
             TaskInvalidError: It cannot be run as it is written.
         """
-        found = await self._client.get(TASKS, namespace, name)
-        return None if found is None else read_task(found, self._default_image)
+        body = await self._client.get_raw(TASKS, namespace, name)
+        if body is None:
+            return None
+        known = self._tasks.get((namespace, name))
+        if known is not None and known[0] == body:  # the same words mean the same
+            return known[1]
+        snapshot = read_task(as_object(body), self._default_image)
+        self._tasks[namespace, name] = (body, snapshot)
+        if len(self._tasks) > _REMEMBER_TASKS:
+            del self._tasks[next(iter(self._tasks))]
+        return snapshot
 
     async def each_task(self) -> AsyncIterator[dict[str, Any]]:
         """Yield all Tasks of the watched namespaces, page by page."""

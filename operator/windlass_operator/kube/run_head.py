@@ -1,5 +1,6 @@
 """The few fields of a Run that tell whether it must be read as a whole, found without building the rest of it."""
 
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -11,12 +12,17 @@ from windlass_operator.kube.transport import json_body
 class _Metadata(msgspec.Struct, rename="camel"):
     uid: str
     generation: int
+    name: str = ""
+    namespace: str = ""
     resource_version: str = ""
+    creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
 
 
 class _Status(msgspec.Struct, rename="camel"):
     run_id: str | None = None
+    state: str | None = None
+    reason: str | None = None
 
 
 class RunHead(msgspec.Struct, rename="camel"):
@@ -47,12 +53,40 @@ def see_run(text: bytes | msgspec.Raw) -> RunSeen:
         head = _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return _see_whole(body())
-    meta = head.metadata
-    return RunSeen(meta.uid, meta.generation, head.run_id, meta.deletion_timestamp is not None, body)
+    meta, status = head.metadata, head.status or _Status()
+    return RunSeen(
+        meta.uid,
+        meta.generation,
+        status.run_id,
+        meta.deletion_timestamp is not None,
+        body,
+        namespace=meta.namespace,
+        name=meta.name,
+        state=status.state,
+        reason=status.reason,
+        created=meta.creation_timestamp,
+    )
 
 
 def _see_whole(body: dict[str, Any]) -> RunSeen:
     """With a generation that no resource has: it is never taken for one that is known."""
-    meta = body.get("metadata")
-    uid = meta.get("uid") if isinstance(meta, dict) else None
-    return RunSeen(str(uid), -1, None, False, lambda: body)
+    meta, status = _mapping(body.get("metadata")), _mapping(body.get("status"))
+    return RunSeen(
+        str(meta.get("uid")),
+        -1,
+        None,
+        False,
+        lambda: body,
+        namespace=str(meta.get("namespace") or ""),
+        name=str(meta.get("name") or ""),
+        state=_word(status.get("state")),
+        reason=_word(status.get("reason")),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

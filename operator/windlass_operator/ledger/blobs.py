@@ -1,6 +1,7 @@
 """Large values as rows, where no object store is configured. Same contract as the object store."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -54,6 +55,15 @@ class Key(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeyOfRow:
+    """The key of a value that is a row. See :class:`Key`."""
+
+    project_uid: str
+    run_id: UUID
+    sha256: str
+
+
 class LedgerBlobs:
     """Keeps values as rows, for installations without an object store. The project is implied by the run.
 
@@ -93,6 +103,12 @@ class LedgerBlobs:
         """Yield the runs that have values."""
         for row in await self._database.fetch(_SQL["blob_runs"]):
             yield row["uid"], row["run_id"]
+
+    async def keys(self, project_uid: str, first: UUID, last: UUID) -> AsyncIterator[Any]:
+        """Yield the keys of all values of a project's runs from one id to another."""
+        place = {"project_uid": project_uid, "first": first, "last": last}
+        for row in await self._database.fetch(_SQL["blob_keys"], place):
+            yield KeyOfRow(project_uid, row["run_id"], row["sha256"])
 
     async def check(self) -> None:
         """The ledger's own readiness covers this."""

@@ -89,7 +89,7 @@ async def insert(connection: Connection, project_id: int, new: Sequence[NewRun])
     items = msgspec.json.encode([_item(run) for run in new]).decode()
     cursor = await connection.execute(_SQL["insert_runs"], {"project_id": project_id, "items": items})
     rows = await cursor.fetchall()
-    made = {row["id"] for row in rows}
+    made = {run.id for run in new} - {row["id"] for row in rows}
     for row in rows:
         if row["pod_key"] is not None:
             connection.may_start(row["pod_key"], row["due"])

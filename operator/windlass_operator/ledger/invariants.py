@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from psycopg import errors
@@ -54,6 +54,8 @@ class Broken:
     """Name of the statement that found it."""
     run_id: UUID | None
     message: str
+    namespace: str | None = None
+    """Where it is, of what lies outside of the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +116,36 @@ async def look(
     """
 
     async def work(connection: Connection) -> Page:
-        await _only_look(connection)
-        ended = await _rows(connection, "page_end", {"after": after, "size": size}, size)
+        await only_look(connection)
+        ended = await rows_of(connection, _SQL, "page_end", {"after": after, "size": size}, size)
         until = UUID(str(ended[0]["id"])) if ended else LAST
         place = {"after": after, "until": until}
-        counted = await _rows(connection, "count_page", place, size)
+        counted = await rows_of(connection, _SQL, "count_page", place, size)
         parameters = {**_PARAMETERS, **place, "late": late, "limit": limit}
         broken: list[Broken] = []
         for name in names:
-            rows = await _rows(connection, name, parameters, size)
+            rows = await rows_of(connection, _SQL, name, parameters, size)
             broken.extend(Broken(name, row["run_id"], row["message"]) for row in rows)
         return Page(until, counted[0]["n"], broken)
 
     return await database.transaction(work)
 
 
-async def _only_look(connection: Connection) -> None:
+async def only_look(connection: Connection) -> None:
     """Let the transaction see one moment, write nothing, and give up rather than weigh on the database."""
     await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     await connection.execute(f"SET LOCAL statement_timeout = '{_SECONDS}s'")
 
 
-async def _rows(connection: Connection, name: str, parameters: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
+async def rows_of(
+    connection: Connection, sql: Mapping[str, LiteralString], name: str, parameters: Mapping[str, Any], size: int
+) -> list[dict[str, Any]]:
+    """Return what a statement answers.
+
+    Raises:
+        InvariantsTooSlowError: It takes longer than :func:`only_look` allows.
+    """
     try:
-        return await (await connection.execute(_SQL[name], parameters)).fetchall()
+        return await (await connection.execute(sql[name], parameters)).fetchall()
     except errors.QueryCanceled:
         raise InvariantsTooSlowError(name, size) from None

@@ -1,6 +1,5 @@
 """Queues: what waits in them, what is open, and how many a claim may take."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -52,27 +51,35 @@ async def facts(database: Database, ids: Collection[int]) -> dict[int, QueueFact
     return {row["id"]: _facts(row, row["running"]) for row in rows}
 
 
-async def require_room(connection: Connection, new: Sequence[int]) -> None:
-    """Require that runs may be added to queues, and keep others from adding until the transaction ends.
+async def without_room(connection: Connection, new: Sequence[tuple[int, UUID]]) -> dict[UUID, QueueFullError]:
+    """Return which of some new runs find no room in their queues; others who add wait until the transaction ends.
+
+    In their order: the first ones find what room there is. A run that is there already needs none: it was accepted
+    before, and only the word of the commit was lost.
 
     Args:
         connection: The transaction.
-        new: The queue of each new run.
-
-    Raises:
-        QueueFullError: A queue would become longer than its ``maxLength``.
+        new: Queue and id of each run that is to be added.
     """
-    adding = Counter(new)
-    if not adding:
-        return
-    bounded = await (await connection.execute(_SQL["room"], {"ids": list(adding)})).fetchall()
+    if not new:
+        return {}
+    ids = sorted({queue_id for queue_id, _ in new})
+    bounded = await (await connection.execute(_SQL["room"], {"ids": ids})).fetchall()
     if not bounded:
-        return
-    rows = await (await connection.execute(_SQL["lengths"], {"ids": [row["id"] for row in bounded]})).fetchall()
-    lengths = {row["queue_id"]: row["n"] for row in rows}
-    for row in bounded:
-        if lengths.get(row["id"], 0) + adding[row["id"]] > row["max_length"]:
-            raise QueueFullError(row["name"], row["max_length"])
+        return {}
+    counted = await connection.execute(_SQL["lengths"], {"ids": [row["id"] for row in bounded]})
+    lengths = {row["queue_id"]: row["n"] for row in await counted.fetchall()}
+    there = await runs.which_exist(connection, [run_id for _, run_id in new])
+    limits = {row["id"]: row for row in bounded}
+    left = {row["id"]: row["max_length"] - lengths.get(row["id"], 0) for row in bounded}
+    full = {}
+    for queue_id, run_id in new:
+        if queue_id not in left or run_id in there:
+            continue
+        left[queue_id] -= 1
+        if left[queue_id] < 0:
+            full[run_id] = QueueFullError(limits[queue_id]["name"], limits[queue_id]["max_length"])
+    return full
 
 
 async def put(database: Database, project: Project, limits: Limits) -> bool:

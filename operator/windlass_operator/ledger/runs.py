@@ -329,15 +329,16 @@ async def set_reason(
     return ids
 
 
-async def note_progress(database: Database, run_id: UUID) -> None:
-    """Make new step counts of a running run visible in its resource."""
+async def note_progress(database: Database, run_id: UUID) -> bool:
+    """Make new step counts of a running run visible in its resource; False if it has none, or has ended."""
 
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> bool:
         row = await (await connection.execute(_SQL["note_progress"], {"run_id": run_id})).fetchone()
         if row is not None:
             await want_projection(connection, [run_id])
+        return row is not None
 
-    await database.transaction(work)
+    return await database.transaction(work)
 
 
 async def waiting_for_task(database: Database, project_id: int, task: str) -> list[dict[str, Any]]:
@@ -402,6 +403,30 @@ async def get_many(database: Database, run_ids: list[UUID]) -> list[dict[str, An
     """Return full rows with version, pod and step counts, newest first."""
     rows = await database.fetch(_SQL["get_run"], {"run_ids": run_ids})
     return [_with_reason(row) for row in sorted(rows, key=lambda row: str(row["id"]), reverse=True)]
+
+
+async def new_rows(connection: Connection, run_ids: list[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Return by id what an answer shows of runs that wait in their queue and were never claimed.
+
+    One that was, as it may be when the word of its commit was lost, is left out, and any other as well.
+    """
+    rows = await (await connection.execute(_SQL["get_new"], {"run_ids": run_ids})).fetchall()
+    return {row["id"]: _with_reason(_UNTOUCHED | row) for row in rows}
+
+
+_UNTOUCHED: Final[dict[str, Any]] = {
+    "attempts": 0, "user_failures": 0, "infra_failures": 0, "undoing": False,
+    "steps_succeeded": 0, "steps_failed": 0, "steps_running": 0, "steps_waiting": 0, "current_step": None,
+    "pod_name": None, "started_at": None, "finished_at": None, "error": None,
+    "result": None, "result_sha256": None, "result_size": None,
+}  # fmt: skip
+"""What is the same of all runs that nobody has claimed."""
+
+
+async def which_exist(connection: Connection, run_ids: list[UUID]) -> set[UUID]:
+    """Return those of some runs that the ledger has."""
+    rows = await (await connection.execute(_SQL["which_exist"], {"run_ids": run_ids})).fetchall()
+    return {row["id"] for row in rows}
 
 
 def facts_of(row: Mapping[str, Any]) -> RunFacts:

@@ -4,13 +4,15 @@ A lone caller waits for nobody; a crowd shares one commit. Answers come only aft
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from windlass_operator.domain.errors import LedgerUnavailableError
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
 
 
 class Batch(Generic[T, R]):
@@ -26,6 +28,11 @@ class Batch(Generic[T, R]):
         self._limit = limit
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being written, and nothing waits."""
+        return self._task is None and not self._waiting
 
     async def __call__(self, item: T) -> R:
         """Write one item and return its answer, after the commit."""
@@ -59,3 +66,28 @@ class Batch(Generic[T, R]):
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
+
+
+class Batches(Generic[K, T, R]):
+    """A batch for each key: those of different keys do not wait for each other.
+
+    Args:
+        flush: Writes the items of a key and returns one answer for each, in order.
+        limit: Most items of one flush.
+    """
+
+    def __init__(self, flush: Callable[[K, list[T]], Awaitable[list[R]]], *, limit: int = 500) -> None:
+        self._flush = flush
+        self._limit = limit
+        self._batches: dict[K, Batch[T, R]] = {}
+
+    async def __call__(self, key: K, item: T) -> R:
+        """Write one item and return its answer."""
+        batch = self._batches.get(key)
+        if batch is None:
+            batch = self._batches[key] = Batch(partial(self._flush, key), limit=self._limit)
+        try:
+            return await batch(item)
+        finally:
+            if batch.idle and self._batches.get(key) is batch:
+                del self._batches[key]

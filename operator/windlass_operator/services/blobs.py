@@ -16,8 +16,10 @@ from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.recorder import Recorder
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_SETTLED: Final = timedelta(days=1)
+SETTLED: Final = timedelta(days=1)
 """Age from which a value without a run is an orphan: the run it was stored for will not be accepted any more."""
+SWEEP_EVERY: Final = timedelta(hours=6)
+"""An orphan costs room and nothing else, and a sweep lists the whole bucket."""
 _SWEPT_AT_ONCE: Final = 1000
 
 
@@ -91,7 +93,7 @@ class BlobService:
         return swept + await self._sweep(some)
 
     async def _sweep(self, found: list[tuple[str, UUID]]) -> int:
-        orphans = await blobs.orphans(self._database, found, _SETTLED)
+        orphans = await blobs.orphans(self._database, found, SETTLED)
         for project_uid, run_id in orphans:
             await self._store.delete_run(project_uid, run_id)
         return len(orphans)

@@ -4,7 +4,7 @@ Used by ``windlass-operator doctor --verify-ledger`` on any installation, and by
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -90,8 +90,6 @@ WHOLE: Final = (
 )
 """Of the ledger as a whole."""
 
-_BY_NAME: Final = {check.name: check for check in (*CHECKS, *WHOLE)}
-
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -103,6 +101,7 @@ class Violation:
         run_id: Of which run; None where it is of none.
         check: Name of the rule within the invariant.
         mend: What to do.
+        namespace: Where it is, of what lies outside of the ledger.
     """
 
     code: str
@@ -110,6 +109,7 @@ class Violation:
     run_id: UUID | None = None
     check: str = ""
     mend: str = ""
+    namespace: str | None = None
 
 
 @dataclass(slots=True)
@@ -118,21 +118,28 @@ class Report:
 
     Attributes:
         runs: How many runs were looked at.
-        counts: Violations by check, those that are not kept included.
+        counts: Violations by check, those that are not kept included. What is not in it was not looked at.
         violations: The first ones of each check.
+        skipped: Why a check was not made, by its name.
     """
 
     runs: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_BY_NAME, 0))
+    counts: dict[str, int] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
-    def add(self, broken: list[Broken]) -> None:
-        """Count what was found, and keep the first ones."""
+    def add(self, checks: Sequence[Check], broken: Sequence[Broken]) -> None:
+        """Count what these checks found, and keep the first ones."""
+        by_name = {check.name: check for check in checks}
+        for name in by_name:
+            self.counts.setdefault(name, 0)
         for found in broken:
-            check = _BY_NAME[found.check]
+            check = by_name[found.check]
             self.counts[check.name] += 1
             if self.counts[check.name] <= _SHOWN:
-                self.violations.append(Violation(check.code, found.message, found.run_id, check.name, check.mend))
+                self.violations.append(
+                    Violation(check.code, found.message, found.run_id, check.name, check.mend, found.namespace)
+                )
 
 
 class InvariantService:
@@ -164,12 +171,12 @@ class InvariantService:
         """Look at everything, and yield what is known after each page."""
         report = Report()
         _, broken = await self._twice(WHOLE, LAST)
-        report.add(broken)
+        report.add(WHOLE, broken)
         after = FIRST
         while after != LAST:
             page, broken = await self._twice(CHECKS, after)
             report.runs += page.runs
-            report.add(broken)
+            report.add(CHECKS, broken)
             after = page.until
             yield report
 

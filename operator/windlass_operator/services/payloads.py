@@ -42,13 +42,7 @@ def parse(text: bytes, *, field: str = "payload", depth: int = DEPTH) -> Any:
     """
     _check_shape(text, field, depth)
     try:
-        value = json.loads(
-            text.decode(),
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_float,
-            parse_int=_integer,
-        )
+        value = _read(text.decode())
     except UnicodeDecodeError as error:
         raise _invalid(field, f"not UTF-8 at byte {error.start}", "Encode the text as UTF-8.") from None
     except _RefusedError as error:
@@ -80,7 +74,7 @@ def encoded(value: Any, *, field: str = "payload", limit: int = INLINE_LIMIT) ->
         PayloadTooLargeError: The text is larger than ``limit`` bytes.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(value)
     except RecursionError:
         raise _invalid(field, f"nested deeper than {DEPTH} levels", _FLATTEN) from None
     except ValueError as error:
@@ -138,7 +132,7 @@ def check(value: Any, schema: dict[str, Any] | None, *, field: str = "spec.paylo
     """
     if schema is None:
         return
-    validator, cost = _validator(json.dumps(schema, sort_keys=True))
+    validator, cost = _validator_of(schema)
     work = _work(value, cost, field)
     if validator.is_valid(value):
         return
@@ -201,6 +195,18 @@ def check_schema(schema: dict[str, Any]) -> None:
     _validator(json.dumps(schema, sort_keys=True))
 
 
+def _validator_of(schema: dict[str, Any]) -> tuple[Any, SchemaCost]:
+    """Return the same for a schema that may be the very object of a moment ago, which needs no writing out."""
+    known = _same_objects.get(id(schema))
+    if known is not None and known[0] is schema:
+        return known[1]
+    found = _validator(json.dumps(schema, sort_keys=True))
+    if len(_same_objects) >= _SCHEMAS:
+        _same_objects.clear()
+    _same_objects[id(schema)] = (schema, found)
+    return found
+
+
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> tuple[Any, SchemaCost]:
     parsed = json.loads(schema)
@@ -234,6 +240,9 @@ def _too_costly(why: str) -> PayloadInvalidError:
     )
 
 
+_SCHEMAS: Final = 256
+_same_objects: dict[int, tuple[dict[str, Any], tuple[Any, SchemaCost]]] = {}
+"""By identity. Each keeps its schema, so that no other object gets its identity."""
 _HINT: Final = "The Task's spec.payloadSchema says what it takes."
 _MOST_WORK: Final = 100_000_000
 """Checks of one payload at most, about 2 s."""
@@ -307,3 +316,15 @@ def _integer(text: str) -> int:
     if len(text) > DIGITS:
         raise _RefusedError(_TOO_LONG, _AS_STRING)
     return int(text)
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_integer
+)
+
+
+def _read(text: str) -> Any:
+    if text.startswith("\ufeff"):
+        raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
+    return _DECODER.decode(text)

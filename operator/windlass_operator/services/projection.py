@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -111,6 +112,25 @@ class ProjectionService:
 
 def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the status of a run. Absent values are null, so that a merge patch removes what was there."""
+    return {
+        **facts_of_run(row),
+        "observedGeneration": row["resource_generation"],
+        "conditions": [
+            condition.to_object()
+            for condition in run_conditions(
+                RunState(row["state"]),
+                reason=row["reason"],
+                message=(row["message"] or "")[:_MESSAGE] or None,
+                generation=row["resource_generation"],
+                at=row["finished_at"] or row["created_at"],
+                spec_changed=row["resource_changed"],
+            )
+        ],
+    }
+
+
+def facts_of_run(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same without what a resource's status says of the resource."""
     state = RunState(row["state"])
     started, finished = row["started_at"], row["finished_at"]
     failure = decode_error(row["error"])
@@ -121,7 +141,7 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "reason": _word(row["reason"]),
         "message": message,
         "attempt": row["attempts"],
-        "maxAttempts": runs.decode_snapshot(row["spec"]).retry.max_attempts if row["spec"] else None,
+        "maxAttempts": _max_attempts(row["spec"]) if row["spec"] else None,
         "failures": {"user": row["user_failures"], "infra": row["infra_failures"]},
         "nextAttemptAt": _time(row["available_at"]) if _waits_for_attempt(state, row) else None,
         "steps": {
@@ -142,19 +162,12 @@ def status_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "finishedAt": _time(finished),
         "duration": format_duration(finished - started) if finished and started else None,
         "traceId": _trace_id(row["traceparent"]),
-        "observedGeneration": row["resource_generation"],
-        "conditions": [
-            condition.to_object()
-            for condition in run_conditions(
-                state,
-                reason=row["reason"],
-                message=message,
-                generation=row["resource_generation"],
-                at=finished or row["created_at"],
-                spec_changed=row["resource_changed"],
-            )
-        ],
     }
+
+
+@lru_cache(maxsize=256)
+def _max_attempts(spec: str) -> int:
+    return runs.decode_snapshot(spec).retry.max_attempts
 
 
 def _waits_for_attempt(state: RunState, row: Mapping[str, Any]) -> bool:

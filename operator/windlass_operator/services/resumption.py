@@ -13,8 +13,8 @@ from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun, Version
 from windlass_operator.services import payloads
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.live_tasks import ReadTask
 from windlass_operator.services.payloads import LargeValues
-from windlass_operator.services.submission import ReadTask
 
 
 class NotSuspendedError(WindlassError):

@@ -24,7 +24,8 @@ class StepService:
 
     Args:
         database: The ledger.
-        changed: Called with runs whose visible progress changed.
+        changed: Called with runs whose resources are to show progress. Not for each step: who is woken by it, in all
+            processes, would look for something to do and find nothing.
         progress_every: Seconds between two notes of one run's progress for its resource.
     """
 
@@ -65,7 +66,6 @@ class StepService:
             raise AttemptClosedError
         for step in request.steps:
             _SAVED[step.state].inc()
-        self._changed(run_id)
         if run_id not in self._noted:
             self._noted[run_id] = asyncio.create_task(self._note(run_id))
 
@@ -77,8 +77,8 @@ class StepService:
         """Make progress visible in the run's resource, now and then; a lost note is made good by the next."""
         try:
             await asyncio.sleep(self._every)
-            await runs.note_progress(self._database, run_id)
-            self._changed(run_id)
+            if await runs.note_progress(self._database, run_id):
+                self._changed(run_id)
         finally:
             self._noted.pop(run_id, None)
 

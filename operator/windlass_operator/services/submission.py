@@ -5,10 +5,11 @@ so a Task and a Run applied in one file work in any order and a run never gets a
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 from uuid import UUID
 
 from windlass.protocol import BODY_LIMIT, INLINE_LIMIT
@@ -17,7 +18,6 @@ from windlass_operator.domain.errors import (
     NamespaceForbiddenError,
     PayloadInvalidError,
     PayloadTooLargeError,
-    QueueFullError,
     TaskInvalidError,
     TaskNotFoundError,
     WindlassError,
@@ -32,11 +32,16 @@ from windlass_operator.ledger.intake import Lineage, NewRun, When
 from windlass_operator.ledger.runs import Change, LockedRun, Value, Version
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
+from windlass_operator.services.batch import Batches
 from windlass_operator.services.blobs import BlobService, Staged
+from windlass_operator.services.live_tasks import LiveTasks, ReadTask
 from windlass_operator.services.recorder import Recorder
 
-ReadTask = Callable[[str, str], Awaitable[TaskSnapshot | None]]
-"""Reads a Task (namespace, name) live; None if there is none. Raises TaskInvalidError for one that cannot be run."""
+_AT_ONCE: Final = 200
+"""Single triggers in one transaction at most: with the largest payloads that a row may have they are 12 MiB."""
+
+_BY_TIME: Final = attrgetter("int")
+"""The order of UUIDs without their own comparison, which takes longer than to make one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Accepted:
     run_id: UUID
     deduplicated: bool = False
     """The run is an earlier one with the same idempotency key."""
+    row: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """A new run as it is when this is committed, for who answers with it; None where it was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,18 @@ class Prepared:
     def key(self) -> handles.Key | None:
         """Task and idempotency key, if it has one."""
         return None if self.wanted.idempotency_key is None else (self.wanted.task, self.wanted.idempotency_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What became of a single trigger."""
+
+    prepared: Prepared
+    became: Accepted | WindlassError
+
+
+class _SomeRefusedError(Exception):
+    """Ends a transaction of many of which not all can be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +146,8 @@ class SubmissionService:
         record: Recorder | None = None,
     ) -> None:
         self._database = database
-        self._read_task = read_task
+        self._read_task = LiveTasks(read_task)
+        self._singles: Batches[Project, Prepared, _Written] = Batches(self._write_singles, limit=_AT_ONCE)
         self._blobs = blobs
         self.large = payloads.LargeValues()
         self._release_namespace = release_namespace
@@ -147,7 +167,42 @@ class SubmissionService:
             BlobStoreUnavailableError: A large payload cannot be stored now; nothing was accepted.
             QueueFullError: As many runs wait as the queue allows.
         """
-        return (await self.trigger_all(project, [wanted]))[0]
+        [prepared] = await self.prepare(project, [wanted])
+        done = await self._singles(project, prepared)
+        if isinstance(done.became, WindlassError):
+            raise done.became
+        self.tell(project, [done.prepared], [done.became], source="rest")
+        return done.became
+
+    async def _write_singles(self, project: Project, asked: list[Prepared]) -> list["_Written"]:
+        """Write submissions that came at the same time in one transaction; who is refused is so alone.
+
+        A transaction in which somebody is refused is given up and done again without them: whatever it had taken for
+        them, such as a key, is as it was, and the others are decided upon as if those had never asked.
+        """
+        asked = _in_order(asked)
+        left = asked
+        written: dict[UUID, _Written] = {}
+        while left:
+            refused: dict[UUID, WindlassError] = {}
+
+            async def work(
+                connection: Connection, left: list[Prepared] = left, refused: dict[UUID, WindlassError] = refused
+            ) -> list[Accepted]:
+                refused.clear()
+                project_id = await runs.ensure_project(connection, project.uid, project.namespace)
+                accepted = await self.insert(connection, project_id, project, left, refused=refused)
+                rows = await runs.new_rows(connection, [one.run_id for one in accepted if not one.deduplicated])
+                return [replace(one, row=rows.get(one.run_id)) for one in accepted]
+
+            try:
+                for one, became in zip(left, await self._database.transaction(work), strict=True):
+                    written[one.run_id] = _Written(one, became)
+                break
+            except _SomeRefusedError:
+                written |= {one.run_id: _Written(one, refused[one.run_id]) for one in left if one.run_id in refused}
+                left = [one for one in left if one.run_id not in refused]
+        return [written[one.run_id] for one in asked]
 
     async def trigger_all(self, project: Project, wanted: Sequence[Submission]) -> list[Accepted]:
         """Accept runs in one transaction, all of them or none. Errors and keys are those of :meth:`trigger`.
@@ -186,7 +241,7 @@ class SubmissionService:
 
         texts = await self.large.run(check, size=sum(one.size for one in wanted))
         # In the order of the request: the queue and lists go by the id where the time is the same.
-        ids = sorted(new_id() for _ in wanted)
+        ids = sorted((new_id() for _ in wanted), key=_BY_TIME)
         prepared = []
         for one, run_id, text in zip(wanted, ids, texts, strict=True):
             staged = await self._blobs.stage(project.uid, run_id, text) if len(text) > INLINE_LIMIT else None
@@ -204,6 +259,8 @@ class SubmissionService:
         project: Project,
         prepared: Sequence[Prepared],
         lineage: Sequence[Lineage] | None = None,
+        *,
+        refused: dict[UUID, WindlassError] | None = None,
     ) -> list[Accepted]:
         """Write prepared submissions in the caller's transaction.
 
@@ -213,16 +270,16 @@ class SubmissionService:
             project: The same project.
             prepared: What :meth:`prepare` returned.
             lineage: Which run starts each of them; None if none does.
+            refused: Takes the errors of those that cannot be accepted, by their runs; then the transaction has to be
+                given up. None: the first error is raised.
 
         Raises:
             TaskNotFoundError: There is no such version of the Task.
             QueueFullError: More of them would wait than a queue allows.
+            _SomeRefusedError: ``refused`` is not empty any more.
         """
-        first: dict[handles.Key, UUID] = {}
-        for one in prepared:
-            if one.key is not None:
-                first.setdefault(one.key, one.run_id)
-        holders = first | await handles.take_keys(connection, project_id, first)
+        errors: dict[UUID, WindlassError] = {} if refused is None else refused
+        holders = await _holders(connection, project_id, prepared)
         versions: dict[tuple[str, int | None], Version] = {}
         accepted, new = [], []
         for index, one in enumerate(prepared):
@@ -232,13 +289,21 @@ class SubmissionService:
                 continue
             name = (one.wanted.task, one.wanted.version)
             if name not in versions:
-                versions[name] = await self._existing(connection, project_id, project, one)
+                try:
+                    versions[name] = await self._existing(connection, project_id, project, one)
+                except TaskNotFoundError as error:
+                    errors[one.run_id] = error
+                    continue
             new.append(
                 _new_run(
                     one.run_id, one.wanted, versions[name], one.payload, lineage=lineage[index] if lineage else None
                 )
             )
-        await queues.require_room(connection, [run.version.queue_id for run in new if run.version is not None])
+        errors |= await queues.without_room(connection, [(run.version.queue_id, run.id) for run in new if run.version])
+        if errors:
+            if refused is None:
+                raise next(iter(errors.values()))
+            raise _SomeRefusedError
         # A run that is there already is ours: this ran before, and only the word of its commit was lost.
         made = await intake.insert(connection, project_id, new) if new else set()
         for one in prepared:
@@ -328,7 +393,7 @@ class SubmissionService:
             ends = refused
             if snapshot is not None and refused is None:
                 version = await self._version(connection, project_id, project, wanted, snapshot)
-                why = ends = await self._full(connection, version)
+                why = ends = await self._full(connection, version, run_id)
                 if version is None:
                     why = TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
             run = _new_run(run_id, wanted, version, Value(text=text), resource=resource, why=why)
@@ -353,12 +418,9 @@ class SubmissionService:
         return made
 
     @staticmethod
-    async def _full(connection: Connection, version: Version | None) -> WindlassError | None:
-        try:
-            await queues.require_room(connection, [] if version is None else [version.queue_id])
-        except QueueFullError as error:
-            return error
-        return None
+    async def _full(connection: Connection, version: Version | None, run_id: UUID) -> WindlassError | None:
+        full = await queues.without_room(connection, [] if version is None else [(version.queue_id, run_id)])
+        return full.get(run_id)
 
     async def _holder(self, connection: Connection, project_id: int, wanted: Submission, run_id: UUID) -> UUID | None:
         """Take the key for a new run, or return the run that has it."""
@@ -466,6 +528,21 @@ class SubmissionService:
     def _refuse_release_namespace(self, project: Project) -> None:
         if project.namespace == self._release_namespace:
             raise NamespaceForbiddenError(project.namespace)
+
+
+async def _holders(connection: Connection, project_id: int, prepared: Sequence[Prepared]) -> dict[handles.Key, UUID]:
+    """Take the keys of submissions, the first of several with the same one, and return which run has each."""
+    first: dict[handles.Key, UUID] = {}
+    for one in prepared:
+        if one.key is not None:
+            first.setdefault(one.key, one.run_id)
+    return first | await handles.take_keys(connection, project_id, first)
+
+
+def _in_order(asked: list[Prepared]) -> list[Prepared]:
+    """Return submissions with ids in the order in which they came, as far as nothing was stored under one yet."""
+    free = iter(sorted((one.run_id for one in asked if one.staged is None), key=_BY_TIME))
+    return [one if one.staged is not None else replace(one, run_id=next(free)) for one in asked]
 
 
 def _checked(wanted: Submission, snapshot: TaskSnapshot) -> bytes:

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -126,7 +126,9 @@ async def test_objects_that_are_not_ours_are_passed_over(
     foreign = shared.folder / "data" / bucket.bucket / "backups" / "monday"
     foreign.mkdir(parents=True)
     (foreign / "dump").write_bytes(b"x")
+    (foreign.parents[1] / stored.project_uid / "notes").write_bytes(b"x")
     assert [run async for run in store.runs()] == [(stored.project_uid, stored.run_id)]
+    assert [found async for found in store.keys(stored.project_uid, UUID(int=0), stored.run_id)] == [stored]
 
 
 async def test_more_blobs_than_one_page_are_all_deleted(
@@ -150,6 +152,16 @@ async def test_runs_are_paged(bucket: S3Config, closing: list[S3BlobStore], monk
         await store.put(one, DATA)
     found = [run async for run in store.runs()]
     assert sorted(found) == sorted((k.project_uid, k.run_id) for k in keys)
+
+
+async def test_keys_are_paged(bucket: S3Config, closing: list[S3BlobStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windlass_operator.blobs.s3._PAGE", 2)
+    closing.append(store := S3BlobStore(bucket))
+    keys = sorted((BlobKey.of("p", uuid4(), str(i).encode()) for i in range(7)), key=str)
+    for i in range(7):
+        data = str(i).encode()
+        await store.put(next(key for key in keys if key == BlobKey.of("p", key.run_id, data)), data)
+    assert [key async for key in store.keys("p", keys[1].run_id, keys[5].run_id)] == keys[1:6]
 
 
 def test_a_machine_without_the_server_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

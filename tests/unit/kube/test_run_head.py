@@ -1,6 +1,7 @@
 """Lists taken apart without being built: what is in them, and what is not understood in them."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -26,6 +27,15 @@ def test_a_run_is_seen_without_its_spec_and_read_when_it_is_asked_for() -> None:
     assert seen.body() == RUN
     assert see_run(text(metadata={**RUN["metadata"], "deletionTimestamp": "2026-11-21T12:00:00Z"})).deleting
     assert see_run(text(status=None)).run_id is None
+
+
+def test_what_a_run_shows_is_seen_without_reading_it_also_where_it_is_read_as_a_whole() -> None:
+    named = {**RUN["metadata"], "namespace": "shop", "creationTimestamp": "2026-11-21T12:00:00Z"}
+    seen = see_run(text(metadata=named, status={"runId": "r", "state": "Queued", "reason": "Paused"}))
+    assert (seen.namespace, seen.name, seen.state, seen.reason) == ("shop", "order-1", "Queued", "Paused")
+    assert seen.created == datetime(2026, 11, 21, 12, tzinfo=UTC)
+    whole = see_run(text(metadata={**named, "generation": "2"}, status={"state": "Queued", "reason": 7}))
+    assert (whole.namespace, whole.name, whole.state, whole.reason) == ("shop", "order-1", "Queued", None)
 
 
 @pytest.mark.parametrize(

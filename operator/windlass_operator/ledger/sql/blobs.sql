@@ -13,6 +13,10 @@ DELETE FROM blob WHERE run_id = %(run_id)s RETURNING sha256;
 -- name: blob_runs
 SELECT DISTINCT p.uid, blob.run_id FROM blob JOIN run ON run.id = blob.run_id JOIN project p ON p.id = run.project_id;
 
+-- name: blob_keys
+SELECT blob.run_id, blob.sha256 FROM blob JOIN run ON run.id = blob.run_id JOIN project p ON p.id = run.project_id
+ WHERE p.uid = %(project_uid)s AND blob.run_id BETWEEN %(first)s AND %(last)s AND blob.data IS NOT NULL ORDER BY blob.run_id, blob.sha256;
+
 -- name: orphaned_runs
 -- Only of projects that this ledger knows: another installation may keep its values in the same bucket. The first 48 bits
 -- of an id are the milliseconds at which it was made.

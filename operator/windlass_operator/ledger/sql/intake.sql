@@ -1,6 +1,6 @@
 -- name: insert_runs
 -- Runs, their places in the queue and their first events in one statement and one parameter: a thousand runs cost one way
--- to the server. A run that is there already, by its id or its resource's UID, is left out of everything. In order of the
+-- to the server. A run that is there already, by its id or its resource's UID, is left out of everything, and is the answer. In order of the
 -- ids, so two that insert the same runs never wait for each other in a circle.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (id uuid, task text, task_version_id bigint, wanted_version integer,
@@ -24,5 +24,7 @@ queued AS (
       FROM made JOIN task_version v ON v.id = made.task_version_id RETURNING run_id, pod_key, available_at),
 told AS (
     INSERT INTO event (run_id, n, type, reason, message) SELECT id, 1, 'Queued', reason, message FROM made)
-SELECT made.id, queued.pod_key, (queued.available_at <= ledger_now())::integer AS due
-  FROM made LEFT JOIN queued ON queued.run_id = made.id;
+-- What was there already, and what may start now (or later: 0) of each pod key.
+SELECT id, NULL AS pod_key, 0 AS due FROM item WHERE NOT EXISTS (SELECT FROM made WHERE made.id = item.id)
+UNION ALL
+SELECT NULL, pod_key, (count(*) FILTER (WHERE available_at <= ledger_now()))::integer FROM queued GROUP BY pod_key;

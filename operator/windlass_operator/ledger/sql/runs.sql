@@ -185,6 +185,22 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
                        FROM queue_entry e JOIN queue ON queue.id = e.queue_id WHERE e.run_id = run.id) q ON true
  WHERE run.id = ANY(%(run_ids)s);
 
+-- name: get_new
+-- The same of runs that this transaction has inserted, which have neither attempts nor steps: what an answer to who asked for
+-- them is made of.
+SELECT run.id, run.task, run.state, run.reason, run.message, run.tags, run.created_at, run.available_at, run.held_since, run.idempotency_key,
+       run.parent_id, run.root_id, run.payload_sha256, run.payload_size, run.traceparent, run.resource_name, p.namespace, v.version, v.spec,
+       ledger_now() AS now, q.name AS queue, q.concurrency AS queue_concurrency, q.paused AS queue_paused,
+       q.named AND q.resource_uid IS NULL AS queue_missing,
+       CASE WHEN q.concurrency IS NULL THEN 0
+            ELSE (SELECT count(*) FROM attempt o WHERE o.queue_id = q.id AND o.closed_at IS NULL) END AS queue_running
+  FROM run JOIN project p ON p.id = run.project_id JOIN task_version v ON v.id = run.task_version_id
+  JOIN queue_entry e ON e.run_id = run.id JOIN queue q ON q.id = e.queue_id
+ WHERE run.id = ANY(%(run_ids)s) AND run.state = 'Queued' AND run.attempts = 0;
+
+-- name: which_exist
+SELECT id FROM run WHERE id = ANY(%(run_ids)s);
+
 -- name: newest_of_name
 -- The newest resource of that name, whether the run was made for it or it is a handle on an earlier one.
 SELECT id FROM (

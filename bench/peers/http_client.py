@@ -1,0 +1,56 @@
+"""A client of Restate or of Windlass, over kept HTTP connections.
+
+Argument: JSON with ``url``; for Windlass also ``token``. Restate answers the trigger with the result; Windlass answers
+it with a run, whose result is then read, held until it is there.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import aiohttp
+
+from bench.peers.load import Trigger, serve
+
+_PATIENCE = aiohttp.ClientTimeout(total=180)
+
+
+def _restate(session: aiohttp.ClientSession, url: str) -> Trigger:
+    async def trigger(task: str, key: str, argument: int) -> Any:
+        body = {"key": key, "count": argument}
+        async with session.post(f"{url}/warm/{task}", json=body) as answer:
+            answer.raise_for_status()
+            return await answer.json()
+
+    return trigger
+
+
+def _windlass(session: aiohttp.ClientSession, url: str, token: str) -> Trigger:
+    headers = {"Authorization": f"Bearer {token}"}
+
+    async def trigger(task: str, key: str, argument: int) -> Any:
+        body = {"payload": {"key": key, "count": argument}}
+        async with session.post(f"{url}/tasks/{task}/runs", json=body, headers=headers) as answer:
+            answer.raise_for_status()
+            run = (await answer.json())["id"]
+        while True:
+            async with session.get(f"{url}/runs/{run}/result?wait=60s", headers=headers) as answer:
+                if answer.status == 200:
+                    return await answer.json()
+                if answer.status != 202:
+                    raise RuntimeError(f"{key}: {answer.status} {await answer.text()}")
+
+    return trigger
+
+
+async def main() -> None:
+    """Trigger runs as they are ordered."""
+    order = json.loads(sys.argv[1])
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_PATIENCE) as session:
+        token = order.get("token")
+        await serve(_windlass(session, order["url"], token) if token else _restate(session, order["url"]))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
