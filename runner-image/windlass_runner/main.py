@@ -179,8 +179,7 @@ def _let_user_code_in(config: Config, zygote: Zygote) -> None:
     """Close ourselves to other processes of our user, then let the zygote import the user's module."""
     _close_ourselves()
     zygote.preload(config.preload)
-    if config.standby:  # no run waits for it yet
-        import windlass_runner.supervisor  # noqa: F401 - with all that an attempt will need
+    from windlass_runner import supervisor  # noqa: F401 - needed after the answer, and there is time until then
 
 
 def _close_ourselves() -> None:
