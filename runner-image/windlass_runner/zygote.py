@@ -170,7 +170,10 @@ class ZygoteServer:
 
     def _reap(self, descriptor: int) -> None:
         pid, name = self._children[descriptor]
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # a module has seen to it that nobody has to wait; its result tells, if there is one
+            ended, status = pid, 0
         if not ended:
             return
         del self._children[descriptor]

@@ -284,6 +284,17 @@ def test_a_module_of_the_image_is_imported_once_and_its_output_is_the_first_atte
     assert api.lines() == ["imported"]
 
 
+def test_a_module_that_has_its_children_waited_for_by_nobody_does_no_harm(api: FakeRuntime, tmp_path: Path) -> None:
+    (tmp_path / "baked.py").write_text(
+        "import signal\nfrom windlass import task\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "@task\ndef main():\n    return 7\n"
+    )
+    api.submit("", 6, entrypoint="baked:main", baked=True)
+    with runner(api, PYTHONPATH=str(tmp_path)):
+        until(lambda: len(api.ended()) == 6)
+    assert api.results() == [7] * 6
+
+
 def test_numpys_random_numbers_are_others_in_each_fork(api: FakeRuntime, tmp_path: Path) -> None:
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "__init__.py").touch()
