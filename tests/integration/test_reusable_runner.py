@@ -79,8 +79,11 @@ def descendants(pid: int) -> list[int]:
 
 def zygote_of(process: subprocess.Popen[str]) -> int:
     """Return the newest zygote of a runner."""
-    found = [pid for pid in descendants(process.pid) if "windlass_runner.zygote" in command_of(pid)]
-    return int(until(lambda: [pid for pid in found if command_of(pid)] or zygote_of(process))[0])
+
+    def zygotes() -> list[int]:
+        return [pid for pid in descendants(process.pid) if "windlass_runner.zygote" in command_of(pid)]
+
+    return int(max(until(zygotes)))
 
 
 def command_of(pid: int) -> str:
