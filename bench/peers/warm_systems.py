@@ -72,7 +72,7 @@ class Warm:
 async def procrastinate(server: PostgresServer, *, concurrency: int | None, workers: int = 1) -> AsyncIterator[Warm]:
     """An asynchronous worker that listens for jobs; without ``concurrency`` as it comes, which is one job at once."""
     async with AsyncExitStack() as stack:
-        effects = _effects(stack)
+        effects = effects_file(stack)
         order = {"uri": server.create_database(), "effects": str(effects), "pool": 10, "worker": {}}
         if concurrency:
             order["worker"] = {"concurrency": concurrency}
@@ -104,7 +104,7 @@ async def dbos(
         share: See ``Warm``.
     """
     async with AsyncExitStack() as stack:
-        effects = _effects(stack)
+        effects = effects_file(stack)
         uri = server.create_database()
         order = {"uri": uri, "effects": str(effects), "settings": settings or {}, "queue": queue or {}}
         worker = await stack.enter_async_context(piped(THEIRS, "bench.peers.dbos_worker", json.dumps(order)))
@@ -117,7 +117,7 @@ async def dbos(
 async def restate(*, workers: int = 1) -> AsyncIterator[Warm]:
     """A server and a service."""
     async with AsyncExitStack() as stack:
-        effects = _effects(stack)
+        effects = effects_file(stack)
         system = await stack.enter_async_context(
             restate_system({"WINDLASS_BENCH_EFFECTS": str(effects)}, workers=workers)
         )
@@ -126,7 +126,8 @@ async def restate(*, workers: int = 1) -> AsyncIterator[Warm]:
         yield Warm(effects, client, system.pids, pauses=False, restate=system)
 
 
-def _effects(stack: AsyncExitStack) -> Path:
+def effects_file(stack: AsyncExitStack) -> Path:
+    """Return an empty file for effects, which is there as long as the stack."""
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="windlass-bench-"))
     file = Path(folder) / "effects"
     file.touch()
