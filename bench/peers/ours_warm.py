@@ -40,4 +40,4 @@ async def ours(server: PostgresServer) -> AsyncIterator[Warm]:
         client = await stack.enter_async_context(piped(OURS, "bench.peers.http_client", asked))
         await client.ask({"task": "noop", "prefix": "first", "count": 1, "at_once": 1})  # until the pool is there
         effects.write_bytes(b"")
-        yield Warm(effects, client, [plane.pid], server=server)
+        yield Warm(effects, client, [plane.pid], pauses=False, server=server)
