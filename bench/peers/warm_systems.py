@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +88,8 @@ async def dbos(
     server: PostgresServer,
     *,
     queue: dict[str, Any] | None = None,
-    polling: float | None = None,
+    polling: Mapping[str, float] | None = None,
     settings: dict[str, Any] | None = None,
-    client_settings: dict[str, Any] | None = None,
     share: float = 1.0,
 ) -> AsyncIterator[Warm]:
     """An application with a queue.
@@ -98,9 +97,8 @@ async def dbos(
     Args:
         server: Where its system database is.
         queue: Settings of the queue that differ from the defaults.
-        polling: Seconds between two looks for a result; None for the default.
+        polling: Seconds between two looks for a result, by task; None for the default.
         settings: Of the application.
-        client_settings: Of the client.
         share: See ``Warm``.
     """
     async with AsyncExitStack() as stack:
@@ -108,7 +106,7 @@ async def dbos(
         uri = server.create_database()
         order = {"uri": uri, "effects": str(effects), "settings": settings or {}, "queue": queue or {}}
         worker = await stack.enter_async_context(piped(THEIRS, "bench.peers.dbos_worker", json.dumps(order)))
-        asked = {"uri": uri, "client": client_settings or {}, "polling": polling}
+        asked = {"uri": uri, "polling": dict(polling or {})}
         client = await stack.enter_async_context(piped(THEIRS, "bench.peers.dbos_client", json.dumps(asked)))
         yield Warm(effects, client, [worker.pid], server=server, share=share)
 
