@@ -193,9 +193,11 @@ SELECT run.id, run.task, run.state, run.reason, run.message, run.tags, run.creat
        ledger_now() AS now, q.name AS queue, q.concurrency AS queue_concurrency, q.paused AS queue_paused,
        q.named AND q.resource_uid IS NULL AS queue_missing,
        CASE WHEN q.concurrency IS NULL THEN 0
-            ELSE (SELECT count(*) FROM attempt o WHERE o.queue_id = q.id AND o.closed_at IS NULL) END AS queue_running
+            ELSE (SELECT count(*) FROM attempt o WHERE o.queue_id = q.id AND o.closed_at IS NULL) END AS queue_running,
+       k.pool, k.pool IS NOT NULL AND w.resource_uid IS NULL AS pool_missing
   FROM run JOIN project p ON p.id = run.project_id JOIN task_version v ON v.id = run.task_version_id
   JOIN queue_entry e ON e.run_id = run.id JOIN queue q ON q.id = e.queue_id
+  JOIN pod_key k ON k.key = v.pod_key LEFT JOIN worker_pool w ON w.project_id = run.project_id AND w.name = k.pool
  WHERE run.id = ANY(%(run_ids)s) AND run.state = 'Queued' AND run.attempts = 0;
 
 -- name: which_exist
