@@ -78,12 +78,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def zygote_of(process: subprocess.Popen[str]) -> int:
-    """Return the newest zygote of a runner."""
+    """Return the zygote of a runner."""
 
     def zygotes() -> list[int]:
         return [pid for pid in descendants(process.pid) if "windlass_runner.zygote" in command_of(pid)]
 
-    return int(max(until(zygotes)))
+    return int(until(zygotes)[0])  # its children have the same command line
 
 
 def command_of(pid: int) -> str:
