@@ -198,6 +198,8 @@ def space() -> Iterator[Space]:
         },
     ]
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    # No pod is let in without it. Its controller may still be starting, where a scenario has ended parts of the node.
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=120s")
     try:
         yield Space(name)
     finally:
