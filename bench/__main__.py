@@ -1,9 +1,9 @@
-"""``python -m bench [local|costs|waits|rest|triggers|children|scale|cluster …]``: all of them without arguments."""
+"""``python -m bench [local|costs|waits|rest|triggers|children|idle|scale|cluster …]``: all without arguments."""
 
 import sys
 from typing import Final
 
-from bench import children, cluster, costs, local, report, rest, scale, triggers, waits
+from bench import children, cluster, costs, idle, local, report, rest, scale, triggers, waits
 
 _BENCHES: Final = {
     "local": local.main,
@@ -12,6 +12,7 @@ _BENCHES: Final = {
     "rest": rest.main,
     "triggers": triggers.main,
     "children": children.main,
+    "idle": idle.main,
     "scale": scale.main,
     "cluster": cluster.main,
 }

@@ -9,7 +9,7 @@ import uvicorn
 import uvloop
 
 from bench.measured import quiet
-from tests.support.api_server import NobodyVouches, PollingSignal
+from tests.support.api_server import NobodyVouches
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.api.app import build
 from windlass_operator.api.runtime import RuntimeRoutes
@@ -34,7 +34,7 @@ async def main() -> None:
         world.progress,
         world.children,
         world.blobs,
-        PollingSignal(),
+        world.desk,
         NobodyVouches(),
         events=world.events,
         tokens=world.tokens,

@@ -1,4 +1,4 @@
-"""On the cluster: a fresh pod against a bare one, 60 at once, writes and memory. Windlass must be installed."""
+"""On the cluster: fresh pods and pods kept ready beside bare ones, 60 at once, writes and memory. Windlass is there."""
 
 import json
 import os
@@ -17,6 +17,10 @@ _NAMESPACE = "windlass-bench"
 _IMAGE = "docker.io/windlass/runner:dev"
 _NOW = "import time; print(time.time())"
 _SOURCE = "import time\nfrom windlass import task\n@task\ndef main():\n    return time.time()\n"
+_STANDBY = 2
+"""Pods that are kept ready: while one is being replaced there is another."""
+_IMPORTS = 2.0
+"""Seconds that a pod which runs needs at most until it waits for work."""
 _STEPS = """
 import time
 from windlass import step, task
@@ -42,8 +46,9 @@ def main() -> list[Figure]:
     try:
         _create(_task("first", _SOURCE))
         _create(_task("steps", _STEPS))
-        _fresh_run("warm-up")
-        figures = [*_fresh(10), _steps(), *_crowd(60), *_memory()]
+        _create(_task("ready", _SOURCE, standby=_STANDBY))
+        _run_of("first", "warm-up")
+        figures = [*_fresh(10), _standby(15), _steps(), *_crowd(60), *_memory()]
     finally:
         _kubectl("delete", "namespace", _NAMESPACE, "--wait=false")
     return figures
@@ -53,7 +58,7 @@ def _fresh(count: int) -> list[Figure]:
     """Fresh pods in turn: a run, then a bare pod, and a Job, of the same image that print the time."""
     ours, pods, jobs = [], [], []
     for n in range(count):
-        ours.append(_fresh_run(f"pair-{n}"))
+        ours.append(_run_of("first", f"pair-{n}"))
         pods.append(_bare(_pod(f"bare-{n}", _NOW), f"bare-{n}"))
         jobs.append(_bare(_job(f"bare-{n}", _NOW), f"job/bare-{n}"))
     name = "Run created → first line of user code, fresh pod"
@@ -62,6 +67,34 @@ def _fresh(count: int) -> list[Figure]:
         figure(name, ours, "s", peer=("bare pod, python -c print", pods), goal="ratio<=2"),
         figure(name, ours, "s", peer=("bare Job, python -c print", jobs)),
     ]
+
+
+def _standby(count: int) -> Figure:
+    """Pods that were kept ready, in turn with bare ones. Each run waits until its pod has waited for a while."""
+    ours, bare = [], []
+    for n in range(count):
+        _until_ready()
+        ours.append(_run_of("ready", f"ready-{n}") * 1000)
+        bare.append(_bare(_pod(f"ready-bare-{n}", _NOW), f"ready-bare-{n}") * 1000)
+    return figure(
+        "single-use warm pod: Run created → first user line",
+        ours,
+        "ms",
+        peer=("bare pod, python -c print", bare),
+        goal="<=20",
+    )
+
+
+def _until_ready() -> None:
+    until = time.monotonic() + 60
+    path = f"/api/v1/namespaces/{_NAMESPACE}/pods?labelSelector=windlass.dev/task%3Dready"
+    while time.monotonic() < until:
+        pods = json.loads(_kubectl("get", "--raw", path))["items"]
+        if sum(pod["status"].get("phase") == "Running" for pod in pods) == _STANDBY:
+            time.sleep(_IMPORTS)
+            return
+        time.sleep(0.2)
+    raise RuntimeError("no pods were kept ready")
 
 
 def _steps() -> Figure:
@@ -113,9 +146,9 @@ def _memory() -> list[Figure]:
     return figures
 
 
-def _fresh_run(name: str) -> float:
+def _run_of(task: str, name: str) -> float:
     began = time.time()
-    _create(_run(name, "first"))
+    _create(_run(name, task))
     return float(_result(name, time.monotonic() + 60)) - began
 
 
@@ -160,14 +193,14 @@ def _writes() -> float:
     )
 
 
-def _task(name: str, source: str) -> dict[str, Any]:
+def _task(name: str, source: str, **more: Any) -> dict[str, Any]:
     resources = {"requests": {"cpu": "10m", "memory": "32Mi"}}
     spec = {"image": _IMAGE, "entrypoint": f"{name}_module:main", "source": {"inline": source}, "resources": resources}
     return {
         "apiVersion": "windlass.dev/v1alpha1",
         "kind": "Task",
         "metadata": {"name": name, "namespace": _NAMESPACE},
-        "spec": spec,
+        "spec": {**spec, **more},
     }
 
 

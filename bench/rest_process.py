@@ -11,7 +11,7 @@ from tests.support.rest import FakeReviews, application
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.loops import Loop
-from windlass_operator.serving import LOOK_FOR_TIMERS
+from windlass_operator.serving import LOOK_FOR_TIMERS, settings
 
 
 async def main() -> None:
@@ -23,7 +23,7 @@ async def main() -> None:
     timers = asyncio.create_task(Loop("timers", world.waits.fire_due, every=LOOK_FOR_TIMERS).run())
     world.cluster.tasks[SHOP.namespace, "order"] = a_task()
     app = application(world, FakeReviews())
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
+    config = settings(app, 0, host="127.0.0.1")  # as it is served in a cluster: what is kept, and for how long
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -1,32 +1,43 @@
 """Ours as a contestant of the warm rows: runners that take one run after the other.
 
-A warm row of ours needs a runner that stays: a WorkerPool's pod, with slots. Where the tree has none, each run gets a
+A warm row of ours needs a runner that stays: a WorkerPool's, with slots. Where the tree has none, each run gets a
 runner process of its own, and a start-up would be compared with workers that have been up for long. So there is no
 figure then, and no figure of anything else stands in its place.
 """
 
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
-from bench.peers.warm_systems import Warm
+from bench.peers.processes import OURS, piped
+from bench.peers.warm_systems import Warm, effects_file
 from tests.support.postgres import PostgresServer
+from windlass_operator.resources import names
 
-NOT_MEASURED = "runners of this tree take one run each"
-KINDS = {"ours, forked child": "fork", "ours, in-process": "in-process"}
-"""Contestants by name, and how their runners execute."""
+FORKED: Final = "ours, forked child"
+IN_PROCESS: Final = "ours, in-process"
+KINDS: Final = (FORKED, IN_PROCESS)
+NOT_MEASURED: Final = "this tree's runners cannot do that"
+_SLOTS: Final = 100
+_TOKEN: Final = "token-of-the-bench"
 
 
 def there() -> list[str]:
-    """Return the contestants of ours that this tree has."""
-    return []
+    """Return the contestants of ours that this tree has: none, where runners take one run each."""
+    return [FORKED] if hasattr(names, "WORKER_POOL_KIND") else []
 
 
 @asynccontextmanager
-async def ours(_server: PostgresServer, _kind: str) -> AsyncIterator[Warm]:
-    """API and one reusable runner with slots, for the duration of the block.
-
-    To be had when runners can be reused: start ``bench.rest_process`` and a runner with slots whose code leaves effects
-    (``WINDLASS_BENCH_EFFECTS``), give ``bench.peers.http_client`` the URL and a token, and yield a ``Warm`` with them.
-    """
-    raise NotImplementedError(NOT_MEASURED)
-    yield
+async def ours(server: PostgresServer) -> AsyncIterator[Warm]:
+    """Run control plane and a pool of one runner for the duration of the block; each run gets a forked child."""
+    async with AsyncExitStack() as stack:
+        effects = effects_file(stack)
+        order = {"uri": server.create_database(), "effects": str(effects), "slots": _SLOTS, "token": _TOKEN}
+        plane = await stack.enter_async_context(piped(OURS, "bench.peers.ours_process", json.dumps(order)))
+        url = await plane.ask({})
+        asked = json.dumps({"url": url, "token": _TOKEN})
+        client = await stack.enter_async_context(piped(OURS, "bench.peers.http_client", asked))
+        await client.ask({"task": "noop", "prefix": "first", "count": 1, "at_once": 1})  # until the pool is there
+        effects.write_bytes(b"")
+        yield Warm(effects, client, [plane.pid], pauses=False, server=server)

@@ -70,14 +70,20 @@ async def piped(python: str, *arguments: str) -> AsyncIterator[Piped]:
 
 
 def rest(pids: Sequence[int], *, awake: bool) -> None:
-    """Stop processes, or let them go on. Whoever polls would take CPU from whoever has the turn."""
-    for pid in pids:
+    """Stop processes and their descendants, or let them go on. Who polls would take CPU from who has the turn."""
+    for pid in _family(pids)[0]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT if awake else signal.SIGSTOP)
 
 
 def tree_cpu(pids: Sequence[int]) -> float:
     """Return the seconds of CPU that processes and all their descendants have used, those that have ended included."""
+    found, used = _family(pids)
+    return sum(used.get(pid, 0.0) for pid in found)
+
+
+def _family(pids: Sequence[int]) -> tuple[list[int], dict[int, float]]:
+    """Return processes with all their descendants, and the seconds of CPU of every process."""
     children: dict[int, list[int]] = {}
     used: dict[int, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -86,9 +92,7 @@ def tree_cpu(pids: Sequence[int]) -> float:
             children.setdefault(int(fields[1]), []).append(int(folder.name))
             # Its own time and that of those whose end it has been told.
             used[int(folder.name)] = sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
-    total, todo = 0.0, list(pids)
-    while todo:
-        pid = todo.pop()
-        total += used.get(pid, 0.0)
-        todo += children.get(pid, [])
-    return total
+    found = list(pids)
+    for pid in found:
+        found += children.get(pid, [])
+    return found, used

@@ -24,16 +24,20 @@ _AT_ONCE, _STEPS = 100, 20
 _SYNCED: Final = 100
 """Runs after which the log's synchronisations are counted."""
 _TUNED: Final = {"polling_interval_sec": 0.01}
+_POLLING: Final = {"noop": 0.05, "steps": 0.2}
+"""Of DBOS's clients. Oftener took CPU from the worker, and both rows became worse; seldomer keeps clients waiting."""
 
 
 async def measure(server: PostgresServer) -> list[report.Figure]:
     """Measure and return the figures."""
     async with AsyncExitStack() as stack:
         systems = {
-            **{name: ours_warm.ours(server, ours_warm.KINDS[name]) for name in ours_warm.there()},
+            **{name: ours_warm.ours(server) for name in ours_warm.there()},
             "procrastinate": procrastinate(server, concurrency=_CLIENTS),
             "procrastinate as it comes": procrastinate(server, concurrency=None),
-            "DBOS": dbos(server, queue=_TUNED, polling=0.01, settings={"db_engine_kwargs": {"pool_pre_ping": False}}),
+            "DBOS": dbos(
+                server, queue=_TUNED, polling=_POLLING, settings={"db_engine_kwargs": {"pool_pre_ping": False}}
+            ),
             "DBOS as it comes": dbos(server, share=0.1),
             "Restate": restate(workers=os.cpu_count() or 1),
         }

@@ -8,9 +8,8 @@ from typing import Final
 from bench import report
 from bench.peers.bursts import quantile
 from bench.peers.installed import version
-from bench.peers.ours_warm import KINDS, NOT_MEASURED
+from bench.peers.ours_warm import FORKED, IN_PROCESS, KINDS, NOT_MEASURED
 
-_FORKED, _IN_PROCESS = KINDS
 _PACKAGES: Final = {"procrastinate": "procrastinate", "DBOS": "dbos", "Restate": "restate-server"}
 _ALONE: Final = "trigger → first user line, idle worker"
 _RUNS: Final = "no-op runs/s end to end, 64 clients"
@@ -62,15 +61,15 @@ def table(found: Mapping[str, Found]) -> list[str]:
 def figures(found: Mapping[str, Found]) -> list[report.Figure]:
     """Return ours beside each peer, with the goals; a contestant of ours that is not there has no figure."""
     made = [
-        *_of(found, _FORKED, _ALONE, "ms", _alone, goal="<=8"),
-        *_of(found, _IN_PROCESS, _ALONE, "ms", _alone, goal="<=2.5", peers={"Restate": "ratio<=1.0"}),
-        *_of(found, _FORKED, f"{_ALONE}, p99", "ms", _late, goal="<=30"),
-        *_of(found, _FORKED, _RUNS, "runs/s", _runs, goal=">=500"),
+        *_of(found, FORKED, _ALONE, "ms", _alone, goal="<=8"),
+        *_of(found, IN_PROCESS, _ALONE, "ms", _alone, goal="<=2.5", peers={"Restate": "ratio<=1.0"}),
+        *_of(found, FORKED, f"{_ALONE}, p99", "ms", _late, goal="<=30"),
+        *_of(found, FORKED, _RUNS, "runs/s", _runs, goal=">=500"),
     ]
     ratios = {"Restate": "ratio>=2", "DBOS": "ratio>=5", "procrastinate": "ratio>=3"}
-    made += _of(found, _IN_PROCESS, _RUNS, "runs/s", _runs, goal=">=2000", peers=ratios)
-    made += _of(found, _IN_PROCESS, _STEPS, "steps/s", _steps, peers={"DBOS": "ratio>=3", "Restate": "ratio>=1.5"})
-    made += _of(found, _FORKED, _STEPS, "steps/s", _steps)
+    made += _of(found, IN_PROCESS, _RUNS, "runs/s", _runs, goal=">=2000", peers=ratios)
+    made += _of(found, IN_PROCESS, _STEPS, "steps/s", _steps, peers={"DBOS": "ratio>=3", "Restate": "ratio>=1.5"})
+    made += _of(found, FORKED, _STEPS, "steps/s", _steps)
     return made
 
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ class Warm:
 async def procrastinate(server: PostgresServer, *, concurrency: int | None, workers: int = 1) -> AsyncIterator[Warm]:
     """An asynchronous worker that listens for jobs; without ``concurrency`` as it comes, which is one job at once."""
     async with AsyncExitStack() as stack:
-        effects = _effects(stack)
+        effects = effects_file(stack)
         order = {"uri": server.create_database(), "effects": str(effects), "pool": 10, "worker": {}}
         if concurrency:
             order["worker"] = {"concurrency": concurrency}
@@ -88,9 +88,8 @@ async def dbos(
     server: PostgresServer,
     *,
     queue: dict[str, Any] | None = None,
-    polling: float | None = None,
+    polling: Mapping[str, float] | None = None,
     settings: dict[str, Any] | None = None,
-    client_settings: dict[str, Any] | None = None,
     share: float = 1.0,
 ) -> AsyncIterator[Warm]:
     """An application with a queue.
@@ -98,17 +97,16 @@ async def dbos(
     Args:
         server: Where its system database is.
         queue: Settings of the queue that differ from the defaults.
-        polling: Seconds between two looks for a result; None for the default.
+        polling: Seconds between two looks for a result, by task; None for the default.
         settings: Of the application.
-        client_settings: Of the client.
         share: See ``Warm``.
     """
     async with AsyncExitStack() as stack:
-        effects = _effects(stack)
+        effects = effects_file(stack)
         uri = server.create_database()
         order = {"uri": uri, "effects": str(effects), "settings": settings or {}, "queue": queue or {}}
         worker = await stack.enter_async_context(piped(THEIRS, "bench.peers.dbos_worker", json.dumps(order)))
-        asked = {"uri": uri, "client": client_settings or {}, "polling": polling}
+        asked = {"uri": uri, "polling": dict(polling or {})}
         client = await stack.enter_async_context(piped(THEIRS, "bench.peers.dbos_client", json.dumps(asked)))
         yield Warm(effects, client, [worker.pid], server=server, share=share)
 
@@ -117,7 +115,7 @@ async def dbos(
 async def restate(*, workers: int = 1) -> AsyncIterator[Warm]:
     """A server and a service."""
     async with AsyncExitStack() as stack:
-        effects = _effects(stack)
+        effects = effects_file(stack)
         system = await stack.enter_async_context(
             restate_system({"WINDLASS_BENCH_EFFECTS": str(effects)}, workers=workers)
         )
@@ -126,7 +124,8 @@ async def restate(*, workers: int = 1) -> AsyncIterator[Warm]:
         yield Warm(effects, client, system.pids, pauses=False, restate=system)
 
 
-def _effects(stack: AsyncExitStack) -> Path:
+def effects_file(stack: AsyncExitStack) -> Path:
+    """Return an empty file for effects, which is there as long as the stack."""
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="windlass-bench-"))
     file = Path(folder) / "effects"
     file.touch()

@@ -28,6 +28,7 @@ from windlass_operator.services.approvals import ApprovalService
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claim_desk import ClaimDesk
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
@@ -37,6 +38,7 @@ from windlass_operator.services.loops import Loop, each, end_if_cancelled
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.platform import Platform
 from windlass_operator.services.pods import PodService
+from windlass_operator.services.pool_scaling import PoolScaler
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
 from windlass_operator.services.queues import QueueService
@@ -48,6 +50,7 @@ from windlass_operator.services.submission import Submission, SubmissionService
 from windlass_operator.services.tasks import TaskService
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import Begin, WaitService
+from windlass_operator.services.worker_pools import WorkerPoolService
 
 if TYPE_CHECKING:
     from windlass_operator.otlp import Exporter
@@ -104,7 +107,7 @@ class Context:
         self.database = Database(config.postgres_uri, size=config.pool_size, now=now)
         self.cluster = platform.cluster
         self.changes = Changes()
-        self.wakeups = Wakeups(config.postgres_uri, self._woken)
+        self.wakeups = Wakeups(config.postgres_uri, self._woken, self._start)
         self.changes.listen(self.wakeups.changed)
         self.work = Signal()
         self.changes.listen(lambda _: self.work.set())
@@ -113,6 +116,10 @@ class Context:
         self.exporter = _exporter(config, service)
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
         self.attempts = AttemptService(self.database, self.changes, record)
+        self.desk = ClaimDesk(self.attempts.claims)
+        self.attempts.take_next = self.desk.next
+        self.database.on_startable(self.desk.wake)
+        self.database.on_startable(self.wakeups.startable)
         self.steps = StepService(self.database, self.changes)
         self.events = EventService(self.database, self.attempts, self.changes, keep=config.event_retention)
         self.tokens = TokenService(
@@ -156,6 +163,9 @@ class Context:
             self.changes.wake(run_id)
         self.work.set()
 
+    def _start(self, keys: Mapping[str, int] | None) -> None:
+        self.desk.look(keys)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the pool and the wake-ups open for the duration of the block."""
@@ -166,6 +176,7 @@ class Context:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await self.desk.close()
             await self.database.close()
             await self.platform.close()
             if self.exporter is not None:
@@ -223,7 +234,7 @@ class Operator:
         self._namespaces = NamespaceService(
             database, cluster, context.runs, release_namespace=context.config.release_namespace
         )
-        self._tasks = TaskService(database, cluster, context.submissions)
+        self._tasks = TaskService(database, cluster, context.submissions, changed=self._wake)
         self._approvals = ApprovalResourceService(
             database,
             platform.approvals,
@@ -231,14 +242,26 @@ class Operator:
             ttl=context.config.approval_ttl,
         )
         self._queues = QueueService(database, cluster, context.platform.queues, changed=self._wake)
+        self._pools = WorkerPoolService(database, cluster, platform.pools, changed=self._wake)
+        self._scaler = PoolScaler(
+            database,
+            cluster,
+            self._pods.create,
+            credentials,
+            epoch=epoch,
+            max_starting=context.config.max_starting_pods,
+        )
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
+        self._pool_loop = Loop("pool scaling", self._scaler.scale, every=timedelta(seconds=1), apart=_APART)
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
         self._loops = [
             self._pod_loop,
+            self._pool_loop,
             self._projection_loop,
             Loop("approvals", self._approvals.make_and_show, every=timedelta(seconds=1)),
             Loop("queues", self._show_queues, every=timedelta(seconds=1)),
+            Loop("pools", self._show_pools, every=timedelta(seconds=1)),
             Loop("reaper", self._reap, every=timedelta(seconds=2)),
             context.follow_endings(),
             Loop("endings left undone", context.endings.sweep, every=timedelta(seconds=3)),
@@ -257,6 +280,7 @@ class Operator:
 
     def _wake(self) -> None:
         self._pod_loop.wake()
+        self._pool_loop.wake()
         self._projection_loop.wake()
 
     async def run(self) -> None:
@@ -287,8 +311,7 @@ class Operator:
 
     async def task_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Task was seen, or its deletion."""
-        if not deleted:
-            await self._tasks.observe(body)
+        await self._tasks.observe(body, deleted=deleted)
 
     async def approval_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """An Approval was seen, or its deletion."""
@@ -297,6 +320,10 @@ class Operator:
     async def queue_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Queue was seen, or its deletion."""
         await self._queues.observe(body, deleted=deleted)
+
+    async def worker_pool_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A WorkerPool was seen, or its deletion."""
+        await self._pools.observe(body, deleted=deleted)
 
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
@@ -311,6 +338,9 @@ class Operator:
 
     async def _show_queues(self) -> None:
         await self._queues.show()
+
+    async def _show_pools(self) -> None:
+        await self._pools.show(self._scaler.desired)
 
     async def _count(self) -> None:
         await self._gauges.look()
@@ -334,7 +364,14 @@ class Operator:
     async def _resync(self) -> None:
         # First: the Run resources that went with a namespace must not look like a fault of ours.
         await self._namespaces.end_runs()
-        await each(self._imports.resync, self._pods.resync, self._approvals.resync, self._queues.resync)
+        await each(
+            self._imports.resync,
+            self._tasks.resync,
+            self._pods.resync,
+            self._approvals.resync,
+            self._queues.resync,
+            self._pools.resync,
+        )
 
 
 def _store(config: Config, database: Database) -> BlobStore:

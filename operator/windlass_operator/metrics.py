@@ -231,6 +231,21 @@ LEDGER_GAUGES: Final = (
     LedgerGauge(
         "windlass_pods", "Runner pods by state: Planned, Created, Claimed, and Ended but not deleted.", ("state",)
     ),
+    LedgerGauge(
+        "windlass_standby_pods",
+        "Pods that are kept ready, each for one attempt, and have taken none: those that start, and those that wait.",
+        ("doing",),
+    ),
+    LedgerGauge(
+        "windlass_pool_runs",
+        "Runs of worker pools: queued, which wait to start, and running, which are in a pod.",
+        ("namespace", "pool", "doing"),
+    ),
+    LedgerGauge(
+        "windlass_pool_pods",
+        "Pods of worker pools: busy, which have a run, idle, and starting.",
+        ("namespace", "pool", "doing"),
+    ),
     LedgerGauge("windlass_projection_backlog", "Run resources whose status is behind."),
     LedgerGauge("windlass_projection_lag_seconds", "For how long the status that is behind the most has been behind."),
     LedgerGauge("windlass_heartbeat_service_age_seconds", "Time since any API process could last serve heartbeats."),

@@ -24,6 +24,7 @@ from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.election import lead
 from windlass_operator.kube.manifests import RunnerSettings
 from windlass_operator.kube.permissions import LEASE_NAME
+from windlass_operator.kube.pools import KubePools
 from windlass_operator.kube.queues import KubeQueues
 from windlass_operator.services.platform import Platform
 from windlass_operator.serving import ReadyOnce, application, settings
@@ -56,6 +57,7 @@ def _platform(config: Config, client: KubeClient, cluster: KubeCluster) -> Platf
         cluster,
         KubeApprovals(client, namespaces=config.namespaces),
         KubeQueues(client, namespaces=config.namespaces),
+        KubePools(client, namespaces=config.namespaces),
         client.close,
     )
 

@@ -17,6 +17,7 @@ from windlass_operator.api.auth import Authorizer, Reviews
 from windlass_operator.api.callbacks import CallbackRoutes
 from windlass_operator.api.events import EventRoutes
 from windlass_operator.api.permits import Permits
+from windlass_operator.api.pools import PoolRoutes
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.queues import QueueRoutes
 from windlass_operator.api.runtime import RuntimeRoutes, bearer
@@ -24,6 +25,7 @@ from windlass_operator.context import Context
 from windlass_operator.services.blobs import SWEEP_EVERY
 from windlass_operator.services.explanation import ExplanationService
 from windlass_operator.services.loops import Loop, each
+from windlass_operator.services.pool_lists import PoolListService
 from windlass_operator.services.queue_lists import QueueListService
 
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address
@@ -86,7 +88,7 @@ def application(
         context.progress,
         context.children,
         context.blobs,
-        context.work,
+        context.desk,
         authorizer,
         events=context.events,
         tokens=context.tokens,
@@ -95,6 +97,8 @@ def application(
     queues = QueueRoutes(
         permits, context.runs, QueueListService(context.database), ExplanationService(context.database)
     )
+
+    pools = PoolRoutes(permits, PoolListService(context.database))
 
     @asynccontextmanager
     async def start() -> AsyncIterator[None]:
@@ -114,7 +118,7 @@ def application(
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     return build(
-        [public, approvals, events, queues, CallbackRoutes(context.tokens)],
+        [public, approvals, events, queues, pools, CallbackRoutes(context.tokens)],
         runtime,
         ReadyOnce(context.database.check),
         start=start,

@@ -31,9 +31,14 @@ class Unreachable(Exception):  # noqa: N818 - as above
 
 
 class ApiClient:
-    """One connection; used by one thread."""
+    """One connection; used by one thread.
+
+    Attributes:
+        repeated: Whether the last call was sent more than once: the answer to an earlier try may be lost.
+    """
 
     def __init__(self, url: str) -> None:
+        self.repeated = False
         self._host, self._port = address_of(url)
         self._connection: Connection | None = None
 
@@ -58,12 +63,14 @@ class ApiClient:
         data = msgspec.json.encode(body)
         until = time.monotonic() + patience
         failures = 0
+        self.repeated = False
         while True:
             fresh = self._connection is None
             try:
                 status, answer = self._send(path, data, token, timeout, sent)
             except OSError as error:
                 self.close()
+                self.repeated = True
                 if not fresh and not isinstance(error, TimeoutError):
                     continue  # the server had closed a kept connection
                 status, answer, why = 0, b"", str(error)
@@ -77,6 +84,7 @@ class ApiClient:
                 elif status not in (408, 429, 499) and status < 500 and refused.code not in retry_codes:
                     raise refused
             failures += 1
+            self.repeated = True
             if time.monotonic() >= until or stop():
                 raise Unreachable(f"{path}: {why or status}")
             time.sleep(random.uniform(0.01, min(0.05 * 2 ** min(failures, 8), 5.0)))  # noqa: S311 - jitter

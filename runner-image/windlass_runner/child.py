@@ -6,7 +6,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TextIO
 
 import msgspec
 
@@ -19,12 +19,23 @@ from windlass_runner.config import arm_failpoints
 
 @dataclass(frozen=True)
 class Child:
-    """What a child gets: its attempt, and the write ends of three pipes."""
+    """What a child gets: a file with its attempt, and the write ends of three pipes."""
 
-    attempt: protocol.ClaimedAttempt
+    body: int
     stdout: int
     stderr: int
     result: int
+    reused: bool = False
+    """Other attempts run in this pod, now and later."""
+
+
+OUTPUTS: list[TextIO] = []
+"""Made ahead by a zygote that forks many children; empty where there is only one."""
+
+
+def open_outputs() -> list[TextIO]:
+    """Return output and errors as user code gets them, on descriptors 1 and 2."""
+    return [os.fdopen(n, "w", buffering=1, errors="backslashreplace", closefd=False) for n in (1, 2)]
 
 
 def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
@@ -37,8 +48,11 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
         os.dup2(child.stderr, 2)
         for descriptor in (child.stdout, child.stderr):
             os.close(descriptor)  # user code that closes its output closes it
-        sys.stdout = os.fdopen(1, "w", buffering=1, errors="backslashreplace", closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stdout, sys.stderr = OUTPUTS or open_outputs()
+        if child.reused:
+            from windlass_runner import sharing
+
+            sharing.prepare_child()
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
         signal.signal(signal.SIGUSR2, lambda *_: execution.request_stop())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -80,7 +94,7 @@ def _flush() -> None:
 
 def _run(child: Child, problem: protocol.Failure | None) -> execution.Finished:
     arm_failpoints("child")
-    attempt = child.attempt
+    attempt = _attempt(child.body)
     if problem is not None:
         return execution.Finished(fail=protocol.FailRequest(failure=problem))
     if attempt.traceparent is not None:
@@ -101,11 +115,19 @@ def _write(descriptor: int, data: bytes) -> None:
     os.close(descriptor)
 
 
-_BODY: Final = 10
+def _attempt(body: int) -> protocol.ClaimedAttempt:
+    """Read the attempt, wherever in the file whoever wrote it has left off."""
+    data, size = b"", os.fstat(body).st_size
+    while len(data) < size:
+        data += os.pread(body, size - len(data), len(data))
+    os.close(body)
+    return msgspec.json.decode(data, type=protocol.ClaimedAttempt)
+
+
+BODY: Final = 10
+"""First of a spawned child's four descriptors."""
 
 
 def main() -> NoReturn:
-    """Entry of a spawned child: the attempt comes on descriptor 10, the three pipes are 11 to 13."""
-    with os.fdopen(_BODY, "rb") as pipe:
-        attempt = msgspec.json.decode(pipe.read(), type=protocol.ClaimedAttempt)
-    run_child(Child(attempt, 11, 12, 13), None)
+    """Entry of a spawned child."""
+    run_child(Child(BODY, BODY + 1, BODY + 2, BODY + 3, reused=len(sys.argv) > 1), None)

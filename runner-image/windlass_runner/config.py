@@ -18,12 +18,15 @@ class Config:
         preload: Module to import while the claim is under way (``WINDLASS_PRELOAD``), or None.
         secrets: Values that must not appear in logs: those of the variables that ``WINDLASS_SECRET_ENV`` lists.
         grace: Seconds that a child may go on after SIGTERM (``WINDLASS_GRACE``, 15): the pod's termination grace is 20.
-        wait_ms: How long a claim waits for work (``WINDLASS_CLAIM_WAIT_MS``, 10,000).
+        standby: Whether this pod was started before any run needed it (``WINDLASS_STANDBY``): it has time to get ready.
+        wait_ms: How long a claim waits for work (``WINDLASS_CLAIM_WAIT_MS``, 10,000; 25,000 of a standby pod).
         claim_id: Random; repeats of the claim and its withdrawal carry it too.
         claim_patience: Seconds that an unreachable API is waited for before anything is claimed
             (``WINDLASS_CLAIM_PATIENCE``, 120).
         report_patience: Seconds that the end of an attempt waits for an unreachable API
             (``WINDLASS_REPORT_PATIENCE``, 1,800).
+        max_age: Seconds after which a pod of a pool takes no more runs (``WINDLASS_MAX_AGE``, without limit).
+        max_runs: Runs after which it takes no more (``WINDLASS_MAX_RUNS``); 0: without limit.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -40,10 +43,13 @@ class Config:
         names = [n for n in env.get("WINDLASS_SECRET_ENV", "").split(",") if n]
         self.secrets = [env[n] for n in names if n in env]
         self.grace = float(env.get("WINDLASS_GRACE") or 15)
-        self.wait_ms = int(env.get("WINDLASS_CLAIM_WAIT_MS") or 10_000)
+        self.standby = bool(env.get("WINDLASS_STANDBY"))
+        self.wait_ms = int(env.get("WINDLASS_CLAIM_WAIT_MS") or (25_000 if self.standby else 10_000))
         self.claim_id = os.urandom(16).hex()
         self.claim_patience = float(env.get("WINDLASS_CLAIM_PATIENCE") or 120)
         self.report_patience = float(env.get("WINDLASS_REPORT_PATIENCE") or 1800)
+        self.max_age = float(env.get("WINDLASS_MAX_AGE") or "inf")
+        self.max_runs = int(env.get("WINDLASS_MAX_RUNS") or 0)
         self._credential = env.get("WINDLASS_CREDENTIAL")
         self._credential_file = env.get("WINDLASS_CREDENTIAL_FILE")
 

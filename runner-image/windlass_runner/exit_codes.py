@@ -12,3 +12,5 @@ API_UNREACHABLE: Final = 4
 """The API refused this pod, or could not be reached for as long as the runner waits."""
 NOTHING_TO_CLAIM: Final = 5
 """Nothing came within the wait: nobody's attempt."""
+ZYGOTE_BROKEN: Final = 6
+"""The process that starts user code ends before it has started any, again and again."""

@@ -1,25 +1,15 @@
-"""Log lines: split, redacted, numbered, echoed, and sent in batches by a thread of their own."""
+"""Output becomes lines: split, cut, held to an allowance, without secrets."""
 
-import collections
-import contextlib
-import sys
-import threading
 import time
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import Final
 
 from windlass import protocol
-from windlass_runner.api import ApiClient, Refused, Unreachable
 
-_MOST_BYTES: Final = 8 * 1024 * 1024
-"""Lines that wait for the API; beyond that they are dropped with a marker: user code is never blocked by its log."""
 BURST_BYTES: Final = 8 << 20
 """What an attempt may log at once; see :class:`Allowance`."""
 BYTES_PER_SECOND: Final = 1 << 20
 """What it may log after that: 86 GB a day, which is a lot for reading."""
-_BATCH_LINES: Final = 500
-_BATCH_BYTES: Final = 256 * 1024
-_EVERY: Final = 0.2
 _SHORTEST_SECRET: Final = 6
 _HIDDEN: Final = "[redacted]"
 
@@ -126,126 +116,3 @@ class Redactor:
             if secret in line:
                 line = line.replace(secret, _HIDDEN)
         return line
-
-
-def _echo(output: TextIO, lines: list[str]) -> None:
-    if lines:
-        lines.append("")
-        with contextlib.suppress(OSError):  # whoever reads our output is gone, or its disk is full
-            output.write("\n".join(lines))
-            output.flush()
-
-
-class LogSender:
-    """Numbers the lines of one attempt and sends them.
-
-    Args:
-        url: Of the API.
-        token: The attempt's.
-        redact: Takes secrets out.
-    """
-
-    def __init__(self, url: str, token: str, redact: Redactor) -> None:
-        self._api = ApiClient(url)
-        self._token = token
-        self._redact = redact
-        self._new: list[tuple[protocol.LogStream, str]] = []
-        self._seq = 0
-        self._dropped = 0
-        self._bytes = 0
-        self._waiting: collections.deque[tuple[float, protocol.LogLine]] = collections.deque()
-        self._wake = threading.Condition()
-        self._flush = False
-        self._idle = True
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-        self._thread.start()
-
-    def add(self, stream: protocol.LogStream, text: str) -> None:
-        """Take a line. It is shown and sent after the next :meth:`pass_on`: once for a chunk, not for each line."""
-        self._new.append((stream, self._redact(text)))
-
-    def pass_on(self) -> None:
-        """Print what was added, for ``kubectl logs``, and let it be sent soon."""
-        if not self._new:
-            return
-        new, self._new = self._new, []
-        _echo(sys.stdout, [text for stream, text in new if stream == "stdout"])
-        _echo(sys.stderr, [text for stream, text in new if stream == "stderr"])
-        now = time.monotonic()
-        with self._wake:
-            for stream, text in new:
-                if self._bytes > _MOST_BYTES:
-                    self._dropped += 1
-                    continue
-                self._append_marker(now)
-                self._append(stream, text, now)
-            if len(self._waiting) >= _BATCH_LINES or self._bytes >= _BATCH_BYTES:
-                self._wake.notify()
-
-    def _append_marker(self, now: float) -> None:
-        if self._dropped:
-            marker, self._dropped = f"… {self._dropped} lines dropped: the API did not take them in time", 0
-            self._append("system", marker, now)
-
-    def _append(self, stream: protocol.LogStream, text: str, now: float) -> None:
-        self._seq += 1
-        self._bytes += len(text) + 50
-        self._waiting.append((now, protocol.LogLine(seq=self._seq, stream=stream, text=text)))
-
-    def flush(self, seconds: float) -> bool:
-        """Wait until everything was sent, for some seconds at most. Returns whether it was."""
-        self.pass_on()
-        until = time.monotonic() + seconds
-        with self._wake:
-            self._append_marker(time.monotonic())
-            self._flush = True
-            self._wake.notify()
-            while (self._waiting or not self._idle) and time.monotonic() < until:
-                self._wake.wait(max(0.0, until - time.monotonic()))
-            return not self._waiting and self._idle
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not self._flush and len(self._waiting) < _BATCH_LINES:
-                    self._wake.wait(_EVERY)
-                if self._closed:
-                    return
-                if not self._waiting:
-                    self._flush = False
-                    self._idle = True
-                    self._wake.notify_all()
-                    continue
-                batch = self._take()
-                self._idle = False
-            self._send(batch)
-            with self._wake:
-                self._idle = True
-                self._wake.notify_all()
-
-    def _take(self) -> list[tuple[float, protocol.LogLine]]:
-        batch: list[tuple[float, protocol.LogLine]] = []
-        size = 0
-        while self._waiting and len(batch) < _BATCH_LINES and size < _BATCH_BYTES:
-            entry = self._waiting.popleft()
-            size += len(entry[1].text) + 50
-            batch.append(entry)
-        self._bytes -= size
-        return batch
-
-    def _send(self, batch: list[tuple[float, protocol.LogLine]]) -> None:
-        now = time.monotonic()
-        for taken, line in batch:
-            line.age_ms = (now - taken) * 1000
-        request = protocol.LogsRequest(lines=[line for _, line in batch])
-        try:
-            self._api.call("/logs", request, token=self._token, patience=600, stop=lambda: self._closed)
-        except (Refused, Unreachable) as error:
-            print(f"windlass-runner: {len(batch)} log lines were not taken: {error}", file=sys.stderr)  # noqa: T201 - the only place left to say it
-
-    def close(self) -> None:
-        """Stop sending."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify_all()

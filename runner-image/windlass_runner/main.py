@@ -22,6 +22,10 @@ from windlass_runner.zygote_process import Zygote
 
 _WITHDRAW = 5.0
 """Seconds that a withdrawal may take, of the pod's termination grace."""
+_TRY = 60.0
+"""Seconds for which one call of a pod that is kept ready is tried: its token may be another one after that."""
+_OUTAGE = 86_400.0
+"""Seconds for which a pod that is kept ready waits for an API that it has reached before."""
 _NOT_DUMPABLE = 4  # PR_SET_DUMPABLE, see prctl(2)
 
 
@@ -66,7 +70,7 @@ class Stopping:
 
 
 def main(zygote: Zygote | None = None) -> NoReturn:
-    """Run one attempt and exit with a code of :mod:`windlass_runner.exit_codes`.
+    """Run one attempt, or in a pod of a pool many, and exit with a code of :mod:`windlass_runner.exit_codes`.
 
     Args:
         zygote: Started already.
@@ -79,7 +83,7 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     signal.signal(signal.SIGINT, stopping.ask)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        attempt = claim(config, lambda: _let_user_code_in(config, zygote))
+        answer = claim(config, lambda: _let_user_code_in(config, zygote))
         stopping.claimed()
     except StoppedError:
         withdraw(config)
@@ -90,18 +94,26 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     except Refused as error:
         say(f"the API refused this pod: {error}")
         leave(exit_codes.API_UNREACHABLE)
-    if attempt is None:
-        leave(exit_codes.NOTHING_TO_CLAIM)
-    from windlass_runner.supervisor import Supervisor
+    claimed_at = time.monotonic()
+    if not answer.attempts and answer.session is None:
+        leave(exit_codes.DONE if answer.leave else exit_codes.NOTHING_TO_CLAIM)
+    from windlass_runner.shared import Shared
 
-    supervisor = Supervisor(
-        config, zygote, attempt, claimed_at=time.monotonic(), wake=stopping.wake, stopping=stopping.times
-    )
-    leave(supervisor.run())
+    shared = Shared(config, wake=stopping.wake, stopping=stopping.times)
+    if answer.session is not None:
+        from windlass_runner.reusable import ReusableRunner
+
+        leave(ReusableRunner(shared, zygote, answer, answer.session, claimed_at).run())
+    from windlass_runner.slot import Slot
+    from windlass_runner.supervisor import run_child
+
+    leave(run_child(shared, zygote, Slot(shared, zygote, answer.attempts[0], claimed_at=claimed_at)))
 
 
-def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimedAttempt | None:
-    """Ask for work, once for this pod. None: nothing came within the wait.
+def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimResponse:
+    """Ask for work, for the first time, and for the last unless the answer has a session.
+
+    A single-use pod that is kept ready asks until something comes: always for the same claim, so it is once even so.
 
     Args:
         config: Of the pod.
@@ -111,7 +123,6 @@ def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> proto
         Refused: The API will not have this pod.
         Unreachable: The API does not answer.
     """
-    request, credential = _claim_request(config)
     started = False
 
     def sent() -> None:
@@ -120,21 +131,32 @@ def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> proto
             started = True
             meanwhile()
 
-    answer = ApiClient(config.url).call(
-        "/claim",
-        request,
-        token=credential,
-        patience=config.claim_patience,
-        timeout=config.wait_ms / 1000 + 30,
-        retry_codes=frozenset({protocol.PodUnknown}),
-        sent=sent,
-    )
-    attempts = msgspec.json.decode(answer, type=protocol.ClaimResponse).attempts
-    return attempts[0] if attempts else None
+    api = ApiClient(config.url)
+    patience, until = config.claim_patience, 0.0
+    while True:
+        request, credential = _claim_request(config)
+        try:
+            body = api.call(
+                "/claim",
+                request,
+                token=credential,
+                patience=patience,
+                timeout=config.wait_ms / 1000 + 30,
+                retry_codes=frozenset({protocol.PodUnknown}),
+                sent=sent,
+            )
+        except Unreachable:
+            if time.monotonic() >= until:
+                raise
+            continue
+        answer = msgspec.json.decode(body, type=protocol.ClaimResponse)
+        if answer.attempts or answer.session is not None or not answer.again:
+            return answer
+        patience, until = _TRY, time.monotonic() + _OUTAGE
 
 
 def _claim_request(config: Config) -> tuple[protocol.ClaimRequest, str]:
-    """Return this pod's only claim, and the credential that goes with it."""
+    """Return this pod's first claim, and the credential that goes with it now."""
     credential, projected = config.credential()
     request = protocol.ClaimRequest(
         claim_id=config.claim_id,
@@ -157,6 +179,7 @@ def _let_user_code_in(config: Config, zygote: Zygote) -> None:
     """Close ourselves to other processes of our user, then let the zygote import the user's module."""
     _close_ourselves()
     zygote.preload(config.preload)
+    from windlass_runner import supervisor  # noqa: F401 - needed after the answer, and there is time until then
 
 
 def _close_ourselves() -> None:

@@ -1,11 +1,14 @@
 """What the kernel says of memory: how much the user's code uses, and whether it was ended for it."""
 
 import os
+import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 _CGROUP: Final = "/sys/fs/cgroup"
 _FULL: Final = 0.9
 """Part of the limit from which on the limit is taken for the cause: what the kernel could still reclaim is not free."""
+_TAKEN_WITHIN: Final = 5.0
 UNLIMITED: Final = 1 << 60
 """Version 1 of control groups has no word for "no limit", but a number of this size."""
 
@@ -49,6 +52,42 @@ def container(root: str = _CGROUP) -> Container:
     )
 
 
+class Kills:
+    """Which child the kernel ended for want of memory, where several share the container.
+
+    The kernel only counts. A child that ended by SIGKILL takes one kill of those that nobody has taken; one that nobody
+    takes within seconds was that of a process which a child had started, and of no later child.
+
+    Args:
+        read: Reads the control group.
+    """
+
+    def __init__(self, read: Callable[[], Container] = container) -> None:
+        self._read = read
+        self._now = read()
+        self._free = 0
+        self._noticed = 0.0
+
+    def look(self) -> None:
+        """Notice what was killed meanwhile. Called now and then, so that an old kill is not taken for a new one."""
+        now, at = self._read(), time.monotonic()
+        if at - self._noticed > _TAKEN_WITHIN:
+            self._free = 0
+        if now.kills > self._now.kills:
+            self._free += now.kills - self._now.kills
+            self._noticed = at
+        self._now = now
+
+    def take(self, *, killed: bool) -> tuple[Container, Container]:
+        """Return the container's memory before and after the end of a process, which SIGKILL may have ended."""
+        self.look()
+        before = self._now
+        if killed and self._free:
+            self._free -= 1
+            before = before._replace(kills=before.kills - 1)
+        return before, self._now
+
+
 def _number(path: str, key: bytes = b"") -> int | None:
     """Return a file's only number, or the one in the line of ``key``."""
     try:
@@ -62,22 +101,36 @@ def _number(path: str, key: bytes = b"") -> int | None:
     return None
 
 
-def of_session(leader: int, proc: str = "/proc") -> int | None:
-    """Return the resident bytes of a child and of all that it started, or None when they are gone.
+class Sessions:
+    """Resident bytes of all sessions of this pod, read once, when the first is asked for."""
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = proc
+        self._found: dict[int, int] | None = None
+
+    def of(self, leader: int) -> int | None:
+        """Return the resident bytes of a child and of all that it started, or None when they are gone."""
+        if self._found is None:
+            self._found = _of_sessions(self._proc)
+        return self._found.get(leader) or None
+
+
+def _of_sessions(proc: str) -> dict[int, int]:
+    """Return the resident bytes of each session's processes.
 
     By session and not by process group: shells and pools make groups of their own. Pages that processes share count
     once for each.
     """
     page = os.sysconf("SC_PAGE_SIZE")
-    total = 0
+    found: dict[int, int] = {}
     for name in os.listdir(proc):  # noqa: PTH208 - as above
         if not name.isdecimal():
             continue
         try:
             with open(f"{proc}/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
                 fields = file.read().rpartition(b")")[2].split()
-            if int(fields[3]) == leader:
-                total += int(fields[21]) * page
+            session = int(fields[3])
+            found[session] = found.get(session, 0) + int(fields[21]) * page
         except (OSError, IndexError, ValueError):
             continue
-    return total or None
+    return found

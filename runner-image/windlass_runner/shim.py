@@ -20,7 +20,7 @@ _LONGEST: Final = 256 * 1024
 
 
 class Shim:
-    """The shim, once it has connected. What :class:`~windlass_runner.supervisor.Supervisor` needs of a starter.
+    """The shim, once it has connected. What a :class:`~windlass_runner.slot.Slot` needs of a starter.
 
     Attributes:
         secrets: Values that must not appear in the log; only the main container has the variables.
@@ -41,10 +41,12 @@ class Shim:
         """Say what the command gets beside its container's own variables."""
         self._env = b"".join(f"{name}={value}".encode() + b"\0" for name, value in env.items())
 
-    def start(self, attempt: bytes, descriptors: list[int]) -> None:  # noqa: ARG002 - a command gets its payload as a file
-        """Let the shim start the command with these ends for its output."""
+    def start(self, name: str, module: str | None, attempt: bytes, descriptors: list[int]) -> None:  # noqa: ARG002 - a command gets its payload as a file
+        """Let the shim start the command with these ends for its output, which are closed here."""
         with contextlib.suppress(OSError):  # its container has ended, as it shows at the next read
             socket.send_fds(self.socket, [b"G" + self._env], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def signal(self, number: int) -> None:
         """Signal the command's process group."""

@@ -21,9 +21,10 @@ from typing import NoReturn  # noqa: E402
 
 from windlass_runner import exit_codes  # noqa: E402
 from windlass_runner.api import Refused, Unreachable  # noqa: E402
-from windlass_runner.command import CommandSupervisor  # noqa: E402
+from windlass_runner.command import run_command  # noqa: E402
 from windlass_runner.config import Config, arm_failpoints, forget_credential  # noqa: E402
 from windlass_runner.main import StoppedError, Stopping, claim, leave, say, withdraw  # noqa: E402
+from windlass_runner.shared import Shared  # noqa: E402
 from windlass_runner.shim import Shim, accept, listen  # noqa: E402
 
 
@@ -61,7 +62,7 @@ def _serve(config: Config, shim: Shim, folder: str, stopping: Stopping) -> int:
     try:
         _on_stop(stopping.ask)
         with shim.interrupting(stopping.ask):
-            attempt = claim(config)
+            answer = claim(config)
         stopping.claimed()
     except StoppedError:
         withdraw(config)
@@ -72,13 +73,12 @@ def _serve(config: Config, shim: Shim, folder: str, stopping: Stopping) -> int:
     except Refused as error:
         say(f"the API refused this pod: {error}")
         return exit_codes.API_UNREACHABLE
-    if attempt is None:
-        return exit_codes.NOTHING_TO_CLAIM
+    if not answer.attempts:
+        return exit_codes.DONE if answer.leave else exit_codes.NOTHING_TO_CLAIM
     claimed_at = time.monotonic()
-    supervisor = CommandSupervisor(
-        config, shim, attempt, folder=folder, claimed_at=claimed_at, wake=stopping.wake, stopping=stopping.times
-    )
-    return supervisor.run()
+    config.secrets = [*config.secrets, *shim.secrets]
+    shared = Shared(config, wake=stopping.wake, stopping=stopping.times)
+    return run_command(shared, shim, answer.attempts[0], folder=folder, claimed_at=claimed_at)
 
 
 def _on_stop(handler: Callable[..., None]) -> None:

@@ -1,27 +1,38 @@
 """The zygote: imports user code once, single-threaded, and forks a child for each attempt.
 
-Talks with process 1 over a socket (file descriptor 3), one JSON message each way at a time:
+Talks with process 1 over a socket (file descriptor 3) that keeps messages apart, in JSON:
 
-- in: ``{"preload": module or null}``, then the attempt (a ClaimedAttempt) with three descriptors: the write ends of the
-  child's output and of its result
-- out: ``{"ready": true}``, ``{"pid": …}``, ``{"exit": wait status, "maxrss": KiB}``
+- in: ``{"preload": module or null}``; ``{"warm": true}``; ``{"start": id, "module": module or null, "fresh": bool}``
+  with four descriptors: a file with the attempt, and the write ends of the child's output, its errors and its result
+- out: ``{"ready": true}``; of one attempt, ``{"id": …}`` with ``"importing": module``, ``"pid": …``, or
+  ``"exit": wait status``; ``{"threads": module}``: it has started threads, so this zygote forks no more
+
+It never reads an attempt: what it has read, every later child would have in its memory, and an attempt has a token.
 """
 
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
 
 from windlass import execution, protocol
 from windlass.errors import LoadError
-from windlass_runner.child import Child, run_child
-from windlass_runner.zygote_channel import SOCKET
+from windlass_runner.child import BODY, Child, run_child
+from windlass_runner.zygote_channel import LONGEST, SOCKET
+
+_THREADS: Final = (
+    b"windlass: the module starts threads when it is imported, so each attempt runs in a fresh interpreter.\n"
+)
+_LOOK_AGAIN: Final = 20
+"""Milliseconds between two looks for ended children, on a kernel that has no descriptors for processes."""
 
 
 def main() -> None:
@@ -29,29 +40,150 @@ def main() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a child that cannot hear yet that it should stop goes on
     channel = socket.socket(fileno=SOCKET)
     channel.set_inheritable(False)  # its end tells process 1 of ours: nobody else may hold it open
-    request = _receive(channel)
-    problem: protocol.Failure | None = None
-    if request is None:
-        return
-    module = msgspec.json.decode(request[0])["preload"]
-    if module:
-        try:
-            execution.preload(module)
-        except LoadError as error:
-            problem = error.failure
-    _flush()  # or each child would inherit what the module printed, and print it again
-    gc.collect()
-    gc.freeze()  # a child's garbage collection must not copy the pages that it shares with us
-    _send(channel, {"ready": True})
-    while (request := _receive(channel)) is not None:
-        body, descriptors = request
-        attempt = msgspec.json.decode(body, type=protocol.ClaimedAttempt)
-        pid = _start(channel, attempt, body, descriptors, problem)
+    ZygoteServer(channel).run()
+
+
+class ZygoteServer:
+    """Serves one socket.
+
+    Args:
+        channel: To process 1.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._children: dict[int, tuple[int, str]] = {}
+        """Process and attempt by the descriptor of the process, or, where there is none, by the negative process."""
+        self._modules: set[str] = set()
+        """Modules that attempts have let us import."""
+        self._broken: set[str] = set()
+        """Modules that did not import. Half of such a module may have run, so another try gets a fresh interpreter."""
+        self._problem: protocol.Failure | None = None
+        """Why the module that was to be preloaded does not import."""
+        self._reused = False
+        """We fork for many attempts."""
+        self._preparations: list[Callable[[], object]] = []
+
+    def run(self) -> None:
+        """Serve until the other end is closed."""
+        while True:
+            blind = any(descriptor < 0 for descriptor in self._children)
+            ready = self._poll.poll(0 if self._preparations else _LOOK_AGAIN if blind else None)
+            if not ready and self._preparations:
+                self._preparations.pop(0)()
+                self._settle()
+            for descriptor, _ in ready:
+                if descriptor != self._channel.fileno():
+                    self._reap(descriptor)
+                elif not self._serve():
+                    return
+            if blind:
+                for key in [key for key in self._children if key < 0]:
+                    self._reap(key)
+
+    def _serve(self) -> bool:
+        body, descriptors, _, _ = socket.recv_fds(self._channel, LONGEST, 4)
+        if not body:
+            return False
+        message = msgspec.json.decode(body)
+        if "start" in message:
+            self._start(message["start"], message["module"], list(descriptors), fresh=message["fresh"])
+        elif "warm" in message:
+            self._reused = True
+            self._prepare()
+        else:
+            self._preload(message["preload"])
+        return True
+
+    def _preload(self, module: str | None) -> None:
+        if module:
+            try:
+                execution.preload(module)
+            except LoadError as error:
+                self._problem = error.failure
+        if "WINDLASS_STANDBY" in os.environ:  # no run waits for it yet
+            self._prepare()
+        self._settle()
+        self._say({"ready": True})
+
+    def _prepare(self) -> None:
+        from windlass_runner import sharing
+
+        self._preparations = sharing.preparations()
+
+    def _settle(self) -> None:
+        _flush()  # or each child would inherit what the module printed, and print it again
+        gc.collect()
+        gc.freeze()  # a child's garbage collection must not copy the pages that it shares with us
+
+    def _start(self, name: str, module: str | None, descriptors: list[int], *, fresh: bool) -> None:
+        os.lseek(descriptors[0], 0, os.SEEK_SET)  # process 1 sees by this that the attempt was taken
+        problem = self._problem
+        fresh = fresh or module in self._broken
+        if module is not None and module not in self._modules and not fresh:
+            self._say({"id": name, "importing": module})
+            problem = self._import(module, descriptors)
+        threads = threading.active_count() > 1
+        if threads:
+            os.write(descriptors[2], _THREADS)
+        pid = _spawn(descriptors, reused=self._reused) if fresh or threads else self._fork(descriptors, problem)
         for descriptor in descriptors:
             os.close(descriptor)
-        _send(channel, {"pid": pid})
-        _, status, usage = os.wait4(pid, 0)
-        _send(channel, {"exit": status, "maxrss": usage.ru_maxrss})
+        self._watch(pid, name)
+        self._say({"id": name, "pid": pid})
+        if threads and module is not None:
+            self._say({"threads": module})
+
+    def _import(self, module: str, descriptors: list[int]) -> protocol.Failure | None:
+        """Import a module of an attempt, whose output is the attempt's; return why it does not import."""
+        with _output_to(descriptors[1], descriptors[2]):
+            try:
+                execution.preload(module)
+            except LoadError as error:
+                self._broken.add(module)
+                return error.failure
+        self._modules.add(module)
+        self._settle()
+        return None
+
+    def _fork(self, descriptors: list[int], problem: protocol.Failure | None) -> int:
+        pid = os.fork()
+        if pid == 0:
+            self._channel.close()
+            for descriptor in self._children:
+                if descriptor >= 0:
+                    os.close(descriptor)
+            body, stdout, stderr, result = descriptors
+            run_child(Child(body, stdout, stderr, result, reused=self._reused), problem)
+        return pid
+
+    def _watch(self, pid: int, name: str) -> None:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            descriptor = -pid
+        else:
+            self._poll.register(descriptor, select.POLLIN)
+        self._children[descriptor] = (pid, name)
+
+    def _reap(self, descriptor: int) -> None:
+        pid, name = self._children[descriptor]
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # a module has seen to it that nobody has to wait; its result tells, if there is one
+            ended, status = pid, 0
+        if not ended:
+            return
+        del self._children[descriptor]
+        if descriptor >= 0:
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+        self._say({"id": name, "exit": status})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._channel.sendall(msgspec.json.encode(message))
 
 
 def _flush() -> None:
@@ -60,59 +192,34 @@ def _flush() -> None:
             stream.flush()
 
 
-def _start(
-    channel: socket.socket,
-    attempt: protocol.ClaimedAttempt,
-    body: bytes,
-    descriptors: list[int],
-    problem: protocol.Failure | None,
-) -> int:
-    if threading.active_count() > 1:
-        return _spawn(body, descriptors)
-    pid = os.fork()
-    if pid == 0:
-        channel.close()
-        gc.unfreeze()
-        run_child(Child(attempt, *descriptors), problem)
-    return pid
+@contextlib.contextmanager
+def _output_to(stdout: int, stderr: int) -> Iterator[None]:
+    """Let this process print to others' descriptors."""
+    _flush()
+    saved = [os.dup(1), os.dup(2)]
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    try:
+        yield
+    finally:
+        _flush()
+        for number, descriptor in enumerate(saved, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
-def _spawn(body: bytes, descriptors: list[int]) -> int:
+def _spawn(descriptors: list[int], *, reused: bool) -> int:
     """Start a fresh interpreter: a fork would copy the locks of the module's threads and not the threads."""
     import fcntl
 
-    note = "windlass: the module starts threads when it is imported, so each attempt runs in a fresh interpreter.\n"
-    os.write(descriptors[1], note.encode())
-    read, write = os.pipe()
-    command = [sys.executable, "-c", "from windlass_runner.child import main; main()"]
+    command = [sys.executable, "-c", "from windlass_runner.child import main; main()", *(["reused"] if reused else [])]
     # Copies above the numbers that they get: the module may have files open, and one move must not overwrite the next.
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20) for descriptor in (read, *descriptors)]
-    actions = [(os.POSIX_SPAWN_DUP2, copy, 10 + n) for n, copy in enumerate(copies)]
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20) for descriptor in descriptors]
+    actions = [(os.POSIX_SPAWN_DUP2, copy, BODY + n) for n, copy in enumerate(copies)]
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
-    for descriptor in (read, *copies):
+    for descriptor in copies:
         os.close(descriptor)
-    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "wb") as pipe:
-        pipe.write(body)
     return pid
-
-
-def _receive(channel: socket.socket) -> tuple[bytes, list[int]] | None:
-    head, descriptors, _, _ = socket.recv_fds(channel, 4, 3)
-    if len(head) < 4:
-        return None
-    size = int.from_bytes(head, "big")
-    body = b""
-    while len(body) < size:
-        chunk = channel.recv(min(size - len(body), 1 << 20))
-        if not chunk:
-            return None
-        body += chunk
-    return body, list(descriptors)
-
-
-def _send(channel: socket.socket, message: dict[str, Any]) -> None:
-    body = msgspec.json.encode(message)
-    channel.sendall(len(body).to_bytes(4, "big") + body)
 
 
 if __name__ == "__main__":

@@ -4,3 +4,6 @@ from typing import Final
 
 SOCKET: Final = 3
 """File descriptor of the zygote's end."""
+
+LONGEST: Final = 64 * 1024
+"""Bytes of the longest message. An attempt is no message: it comes as a file."""

@@ -9,13 +9,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from windlass_runner.zygote_channel import SOCKET
+from windlass_runner.zygote_channel import LONGEST, SOCKET
 
-_AT_ONCE: Final = 64 * 1024
-"""Bytes that the socket takes although nobody reads yet."""
 _UNTIL_DEAD: Final = 0.5
 
 
@@ -28,88 +26,147 @@ class Zygote:
     Attributes:
         socket: Readable when there are messages.
         outputs: Read ends of its output and its errors: what the user's module prints while it is imported.
-        ready: Whether it has imported.
+        ready: Whether it has imported what it was to preload.
+        status: Its wait status, once somebody has waited for it.
+        fresh: Modules whose attempts get an interpreter of their own instead of a fork.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair()
+        # Whole messages, each with the descriptors that it came with.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pipes = [os.pipe(), os.pipe()]
-        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET)]
-        actions += [(os.POSIX_SPAWN_DUP2, write, 1 + n) for n, (_, write) in enumerate(pipes)]
-        command = [sys.executable, "-m", "windlass_runner.zygote"]
-        # setsigmask: signals that we hold back while we start are not to be held back there.
-        self.pid = os.posix_spawn(sys.executable, command, dict(env), file_actions=actions, setsigmask=())
+        self.socket = ours
+        self.pid = self._spawn(theirs, [write for _, write in pipes], env)
         theirs.close()
         for _, write in pipes:
             os.close(write)
         self.outputs = [read for read, _ in pipes]
         self.ready = False
-        self.socket = ours
-        self._buffer = b""
+        self.status: int | None = None
+        self.fresh: Collection[str] = ()
+        self._files: dict[str, int] = {}
+        """Attempts whose child has not been heard of."""
+        self._unsent: list[tuple[bytes, list[int]]] = []
+
+    def _spawn(self, theirs: socket.socket, outputs: list[int], env: Mapping[str, str]) -> int:
+        """Start the process with its end of the socket and of its output; return its id."""
+        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET)]
+        actions += [(os.POSIX_SPAWN_DUP2, write, 1 + n) for n, write in enumerate(outputs)]
+        command = [sys.executable, "-m", "windlass_runner.zygote"]
+        # setsigmask: signals that we hold back while we start are not to be held back there.
+        return os.posix_spawn(sys.executable, command, dict(env), file_actions=actions, setsigmask=())
 
     def preload(self, module: str | None) -> None:
         """Let the zygote import the user's module. Not before process 1 is closed to other processes of its user."""
+        self._say({"preload": module})
+
+    def warm(self) -> None:
+        """Let the zygote import what most attempts need, because it will fork many of them."""
+        self._say({"warm": True})
+
+    def start(self, name: str, module: str | None, attempt: bytes, descriptors: list[int]) -> None:
+        """Let the zygote start a child. Never waits for it.
+
+        Args:
+            name: The attempt's id: messages about it carry it.
+            module: To be imported in the zygote first, unless it has been; None: by the child itself.
+            attempt: The attempt. Only the child reads it: a zygote that had would hand its token on to others.
+            descriptors: Write ends of the child's three pipes; closed here.
+        """
         import msgspec
 
-        with contextlib.suppress(OSError):  # it has ended, as the next read shows
-            self._send(msgspec.json.encode({"preload": module}))
+        head = {"start": name, "module": module, "fresh": module in self.fresh}
+        file = _file_of(attempt)
+        self._files[name] = os.dup(file)
+        self._send(msgspec.json.encode(head), [file, *descriptors])
 
-    def start(self, attempt: bytes, descriptors: list[int]) -> None:
-        """Let the zygote start a child with this attempt and the write ends of its three pipes. Never waits for it."""
-        with contextlib.suppress(OSError):
-            socket.send_fds(self.socket, [_head(attempt)], descriptors)
-        if len(attempt) <= _AT_ONCE:
-            self._body(attempt)
-        else:  # it may be importing for minutes yet, and read nothing
-            import threading
+    def has_taken(self, name: str) -> bool:
+        """Whether it has begun to start an attempt: its first deed is to go back to the beginning of the file."""
+        file = self._files.get(name)
+        return file is None or os.lseek(file, 0, os.SEEK_CUR) == 0
 
-            threading.Thread(target=self._body, args=(attempt,), name="attempt", daemon=True).start()
+    def _forget_file(self, name: str | None) -> None:
+        if name in self._files:
+            os.close(self._files.pop(name))
 
-    def _body(self, body: bytes) -> None:
-        with contextlib.suppress(OSError):
-            self.socket.sendall(body)
+    def _say(self, message: dict[str, Any]) -> None:
+        import msgspec
 
-    def _send(self, body: bytes) -> None:
-        self.socket.sendall(_head(body) + body)
+        self._send(msgspec.json.encode(message), [])
+
+    def _send(self, message: bytes, descriptors: list[int]) -> None:
+        self._unsent.append((message, descriptors))
+        self._send_what_fits()
+
+    def _send_what_fits(self) -> None:
+        """Send what waits. What does not fit waits for the next answer: a full socket is one with attempts in it."""
+        while self._unsent:
+            message, descriptors = self._unsent[0]
+            try:
+                socket.send_fds(self.socket, [message], descriptors, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:  # it has ended, as the next read shows
+                pass
+            del self._unsent[0]
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def read(self) -> list[dict[str, Any]] | None:
         """Return the messages that have come; None when the zygote is gone. Call it when the socket is readable."""
         import msgspec
 
-        try:
-            chunk = self.socket.recv(1 << 16)
-        except ConnectionError:
-            chunk = b""
-        if not chunk:
-            return None
-        self._buffer += chunk
-        messages = []
-        while len(self._buffer) >= 4:
-            size = int.from_bytes(self._buffer[:4], "big")
-            if len(self._buffer) < 4 + size:
-                break
-            message = msgspec.json.decode(self._buffer[4 : 4 + size])
-            self.ready = self.ready or "ready" in message
-            messages.append(message)
-            self._buffer = self._buffer[4 + size :]
+        messages: list[dict[str, Any]] = []
+        with contextlib.suppress(BlockingIOError):
+            while len(messages) < 64:
+                try:
+                    body = self.socket.recv(LONGEST, socket.MSG_DONTWAIT)
+                except ConnectionError:
+                    body = b""
+                if not body:
+                    return messages or None
+                message = msgspec.json.decode(body)
+                self.ready = self.ready or "ready" in message
+                if "pid" in message:
+                    self._forget_file(message.get("id"))
+                messages.append(message)
+        self._send_what_fits()
         return messages
 
     def kill(self) -> None:
         """End it, whatever it does. Children that it started live on."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """Return the exit code of a zygote whose socket is closed; one that only closed it is ended."""
         until = time.monotonic() + _UNTIL_DEAD
-        while True:
+        while self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                return os.waitstatus_to_exitcode(status)
+                self.status = status
+                break
             if time.monotonic() > until:
                 self.kill()
             time.sleep(0.005)
+        return os.waitstatus_to_exitcode(self.status)
+
+    def close(self) -> None:
+        """Let it end: it serves no more attempts. Children that it started live on."""
+        for _, descriptors in self._unsent:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._unsent.clear()
+        for name in list(self._files):
+            self._forget_file(name)
+        self.socket.close()
 
 
-def _head(body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big")
+def _file_of(data: bytes) -> int:
+    """Return a file in memory that holds the data, for a process that reads it by position."""
+    descriptor = os.memfd_create("attempt")
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    return descriptor

@@ -249,10 +249,17 @@ class Client:
 
     def queues(self) -> list[dict[str, Any]]:
         """Return the queues of the namespace by name, with their limits and how full they are."""
+        return self._by_name("queues")
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the worker pools of the namespace by name, with their limits and what their pods do."""
+        return self._by_name("pools")
+
+    def _by_name(self, what: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         after = ""
         while True:
-            page = self.call("GET", "queues", query={"after": after, "limit": 500})
+            page = self.call("GET", what, query={"after": after, "limit": 500})
             found += page["items"]
             if page["nextCursor"] is None:
                 return found

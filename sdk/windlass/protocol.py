@@ -257,8 +257,8 @@ class ClaimRequest(Message):
     wait_ms: WholeMilliseconds = 10_000
     """How long the API may hold the request when there is nothing to do."""
     runner_version: str = ""
-    credential: Literal["secret", "token"] = "secret"
-    """Which kind of credential the ``Authorization`` header carries."""
+    credential: Literal["secret", "token", "session"] = "secret"
+    """Which kind of credential the ``Authorization`` header carries; ``session`` is from an earlier answer."""
 
 
 class ClaimedAttempt(Message):
@@ -313,9 +313,24 @@ class ClaimedAttempt(Message):
 
 
 class ClaimResponse(Message):
-    """Answer to a claim; an empty list means that nothing came within the wait."""
+    """Answer to a claim; an empty list means that nothing came within the wait.
+
+    With neither ``again`` nor ``leave``, a runner that got nothing ends, and one that got something ends with it.
+    """
 
     attempts: list[ClaimedAttempt] = []
+    again: bool = False
+    """This pod is kept ready: ask again.
+
+    A single-use pod asks with the same claim id until it has taken something. A pod with a session asks with a new
+    claim id after every answer that it got, an empty one too; it repeats an id only where no answer came.
+    """
+    leave: bool = False
+    """Nothing more comes for this pod: end when nothing is left to do."""
+    session: str | None = None
+    """With what a pod that takes one run after the other claims from now on. Only in the first answer that it gets."""
+    slots: int = 1
+    """Attempts that this pod may hold at once."""
 
 
 class Beat(Message):
@@ -523,11 +538,22 @@ class TokenCreated(Message):
     url: str
 
 
+class NextClaim(Message):
+    """Work that the runner asks for with the end of an attempt, so that it need not ask by itself.
+
+    Never waited for. A pod that may not claim again gets nothing.
+    """
+
+    claim_id: Key
+    slots: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+
+
 class CompleteRequest(Message):
-    """The run has succeeded. Exactly one of the two fields is set."""
+    """The run has succeeded. Exactly one of ``result`` and ``result_ref`` is set."""
 
     result: msgspec.Raw = ABSENT
     result_ref: BlobRef | None = None
+    claim: NextClaim | None = None
 
 
 class FailRequest(Message):
@@ -542,6 +568,7 @@ class FailRequest(Message):
     """The child ended because of a cancellation that a heartbeat announced."""
     rerun: list[Key] = []
     """Failed steps whose errors ended the attempt: the next one runs them again instead of failing in the same way."""
+    claim: NextClaim | None = None
 
 
 class ReleaseRequest(Message):
@@ -556,6 +583,10 @@ class Outcome(Message):
     state: str
     """State of the run afterwards."""
     retry_in_ms: int | None = None
+    attempts: list[ClaimedAttempt] = []
+    """What ``claim`` took. Not repeated with a repeated answer: a claim with its id is."""
+    leave: bool = False
+    """As in a claim's answer."""
 
 
 class LogLine(Message):

@@ -45,9 +45,11 @@ def task_resource(
         field = first + second.capitalize()
         if task.options.get(option) is not None:
             spec[field] = _duration(task.options[option])
-    for field in ("queue", "priority"):
+    for field in ("queue", "priority", "standby"):
         if task.options.get(field):
             spec[field] = task.options[field]
+    if task.options.get("pool"):
+        spec |= {"isolation": "Pool", "pool": task.options["pool"]}
     schema = _payload_schema(task)
     if schema is not None:
         spec["payloadSchema"] = schema

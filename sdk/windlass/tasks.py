@@ -20,6 +20,7 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[
 
 _TIMEOUTS: Final = ("timeout", "attempt_timeout", "total_timeout")
 _YEAR: Final = 31_536_000
+_MOST_STANDBY: Final = 100
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -304,6 +305,8 @@ def task(
     total_timeout: str | timedelta | None = None,
     queue: str | None = None,
     priority: int = 0,
+    standby: int = 0,
+    pool: str | None = None,
     migrate: "Callable[[History], None] | None" = None,
     checkpoint: Literal["auto"] | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
@@ -315,16 +318,18 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
             an object and its fields are the parameters.
         name: Of the Task resource; the function's name in kebab-case by default.
         **options: ``retry`` (a :class:`Retry`), ``timeout``, ``attempt_timeout`` and ``total_timeout`` (durations such
-            as ``"1h"``), ``queue`` (name of a Queue), ``priority`` (seconds of head start in it): what ``windlass
-            manifests`` writes into the Task resource. ``migrate``: a function that makes
-            the history of runs that other code began fit this code; see :class:`windlass.History`.
+            as ``"1h"``), ``queue`` (name of a Queue), ``priority`` (seconds of head start in it),
+            ``standby`` (pods to keep ready, each for one attempt) or ``pool`` (name of the WorkerPool whose pods take
+            the runs): what ``windlass manifests`` writes into the Task
+            resource. ``migrate``: a function that makes the history of runs that other code began fit this code; see
+            :class:`windlass.History`.
             ``checkpoint="auto"``: each ``await f(...)`` of the function is a step.
 
     Raises:
         TypeError: Not a function, an unknown option, or code of which ``checkpoint="auto"`` cannot make steps.
         ValueError: The name is none that a Task resource can have, or an option's value is wrong.
     """
-    unknown = set(options) - {"retry", "migrate", "checkpoint", "queue", "priority", *_TIMEOUTS}
+    unknown = set(options) - {"retry", "migrate", "checkpoint", "queue", "priority", "standby", "pool", *_TIMEOUTS}
     if unknown:
         raise TypeError(f"@task has no option {', '.join(sorted(unknown))}.")
     if not isinstance(options.get("retry"), Retry | None):
@@ -334,17 +339,30 @@ def task(function: Any = None, /, *, name: str | None = None, **options: Any) ->
         raise TypeError(f"@task(migrate={migrate!r}): write a function, `def`, that gets the run's History.")
     if options.get("checkpoint") not in (None, "auto"):
         raise ValueError(f"@task(checkpoint={options['checkpoint']!r}): the one value there is is 'auto'.")
-    queue, priority = options.get("queue"), options.get("priority", 0)
-    if queue is not None and not (isinstance(queue, str) and _NAME.fullmatch(queue)):
-        raise ValueError(f"@task(queue={queue!r}): write the name of a Queue resource, such as 'payments'.")
-    if not isinstance(priority, int) or abs(priority) > _YEAR:
-        raise ValueError(f"@task(priority={priority!r}): write seconds of head start, at most a year.")
+    _check_place(options)
     for option in _TIMEOUTS:
         if options.get(option) is not None and parse_duration(options[option]) <= timedelta(0):
             raise ValueError(f"@task({option}={options[option]!r}): write more than nothing, such as '1h'.")
     if function is not None:
         return _named(Task(function, None, {}))
     return lambda wrapped: _named(Task(wrapped, name, options))
+
+
+def _check_place(options: dict[str, Any]) -> None:
+    """Check where runs wait, and what is kept ready for them."""
+    queue, priority = options.get("queue"), options.get("priority", 0)
+    if queue is not None and not (isinstance(queue, str) and _NAME.fullmatch(queue)):
+        raise ValueError(f"@task(queue={queue!r}): write the name of a Queue resource, such as 'payments'.")
+    if not isinstance(priority, int) or abs(priority) > _YEAR:
+        raise ValueError(f"@task(priority={priority!r}): write seconds of head start, at most a year.")
+    standby = options.get("standby", 0)
+    if type(standby) is not int or not 0 <= standby <= _MOST_STANDBY:
+        raise ValueError(f"@task(standby={standby!r}): write how many pods to keep ready, 0 to {_MOST_STANDBY}.")
+    pool = options.get("pool")
+    if pool is not None and not (isinstance(pool, str) and _NAME.fullmatch(pool)):
+        raise ValueError(f"@task(pool={pool!r}): write the name of a WorkerPool resource, such as 'fast'.")
+    if pool is not None and standby:
+        raise ValueError("@task(pool=…, standby=…): a pool keeps free slots ready; set standby of the WorkerPool.")
 
 
 def _named(made: Task[P, R]) -> Task[P, R]:

@@ -30,7 +30,7 @@ from tests.crash import effects, hurry  # noqa: F401 - warm
 from windlass import children, compensating, events, execution, progress, waits  # noqa: F401 - warm
 from windlass_operator import cli, failpoints  # noqa: F401 - warm
 from windlass_runner import main as runner
-from windlass_runner import supervisor, zygote  # noqa: F401 - warm
+from windlass_runner import shared, supervisor, zygote  # noqa: F401 - warm
 from windlass_runner.config import user_environment
 from windlass_runner.zygote_channel import SOCKET
 from windlass_runner.zygote_process import Zygote
@@ -42,26 +42,18 @@ _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, see prctl(2)
 class ForkedZygote(Zygote):
     """A zygote that is forked, where the real one is a fresh interpreter: the same protocol, 100 ms earlier."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        pipes = [os.pipe(), os.pipe()]
-        self.pid = os.fork()
-        if self.pid == 0:
-            ours.close()
+    def _spawn(self, theirs: socket.socket, outputs: list[int], env: Mapping[str, str]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            self.socket.close()
             os.environ.clear()
             os.environ.update(env)
-            for n, (_, write) in enumerate(pipes):
+            for n, write in enumerate(outputs):
                 os.dup2(write, 1 + n)
             os.dup2(theirs.fileno(), SOCKET)
             os.closerange(SOCKET + 1, 256)
             _finish(zygote.main)
-        theirs.close()
-        for _, write in pipes:
-            os.close(write)
-        self.outputs = [read for read, _ in pipes]
-        self.ready = False
-        self.socket = ours
-        self._buffer = b""
+        return pid
 
 
 def _finish(work: Any) -> NoReturn:

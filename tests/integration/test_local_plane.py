@@ -169,3 +169,37 @@ async def test_a_variable_from_a_secret_comes_from_the_environment(
     await eventually(held)
     monkeypatch.setitem(os.environ, "STRIPE", "sk_live")
     assert await run.result("30s") == "sk_"
+
+
+async def test_runners_of_a_task_with_standby_wait_before_any_run(plane: LocalPlane) -> None:
+    body = a_task("warm", standby=1, source={"inline": SOURCE + "\n@task\ndef warm():\n    return os.getppid()\n"})
+    await plane.apply(body)
+
+    async def waiting() -> list[dict[str, Any]]:
+        return await plane.database.fetch(
+            "SELECT name FROM pod WHERE ahead AND claim_id IS NOT NULL AND state = 'Created'"
+        )
+
+    (first,) = await eventually(waiting)
+    run = await trigger(plane, "warm", None)
+    assert isinstance(await run.result("30s"), int)
+    (row,) = await plane.database.fetch("SELECT ahead FROM pod WHERE id = (SELECT pod_id FROM attempt)")
+    assert row["ahead"], "it ran in the process that waited"
+    (second,) = await eventually(waiting)
+    assert second != first
+
+    await plane.delete("Task", "default", "warm")
+    await eventually(waiting, lambda rows: rows == [])
+
+
+async def test_runners_that_waited_for_a_task_of_an_earlier_plane_do_not_come_back(
+    ledger_uri: str, tmp_path: Path
+) -> None:
+    async with LocalPlane.start(ledger_uri, [a_task(standby=1)], folder=tmp_path) as plane:
+
+        async def waiting() -> list[dict[str, Any]]:
+            return await plane.database.fetch("SELECT 1 FROM pod WHERE ahead AND claim_id IS NOT NULL")
+
+        await eventually(waiting)
+    async with LocalPlane.start(ledger_uri, folder=tmp_path) as plane:
+        assert await plane.database.fetch("SELECT 1 FROM task_head") == []

@@ -20,7 +20,7 @@ from windlass_operator.domain.errors import (
 )
 from windlass_operator.domain.retry import INFRA_BUDGET, RetryPolicy
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.attempts import PodIdentity
+from windlass_operator.services.claims import PodIdentity
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ async def state(world: World, run_id: UUID | str) -> str:
 
 async def history(world: World, run_id: UUID | str) -> dict[str, protocol.Step]:
     """Return the steps of a run as its next attempt sees them."""
-    from windlass_operator.services.attempts import step_from_row
+    from windlass_operator.services.handover import step_from_row
 
     rows = await world.runs.steps(UUID(str(run_id)), after=0, limit=1000)
     return {row["key"]: step_from_row(row) for row in rows}

@@ -14,7 +14,8 @@ from tests.support.world import SHOP, World, a_failure, a_task
 from windlass import protocol
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.attempts import AttemptService
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.invariants import InvariantService
 from windlass_operator.services.queues import QueueService
 from windlass_operator.services.submission import Submission

@@ -5,7 +5,7 @@ import pytest
 from tests.support.world import World
 from windlass_operator.domain.errors import ForbiddenError, UnauthorizedError
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.attempts import PodIdentity
+from windlass_operator.services.claims import PodIdentity
 
 
 @pytest.fixture

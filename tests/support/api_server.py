@@ -8,7 +8,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from tests.support.world import World
-from windlass_operator.api.runtime import RuntimeRoutes
+from windlass_operator.api.runtime import RuntimeRoutes, Vouch
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.domain.errors import UnauthorizedError
 from windlass_operator.ledger.blobs import LedgerBlobs
@@ -22,15 +22,10 @@ class NobodyVouches:
         raise UnauthorizedError("no tokens here")
 
 
-class PollingSignal:
-    """Looks again every few milliseconds: these tests have one process and nothing to wake it."""
-
-    async def wait(self, seconds: float) -> None:
-        await asyncio.sleep(min(seconds, 0.01))
-
-
 @asynccontextmanager
-async def serving(world: World, *, port: int = 0, blobs: BlobService | None = None) -> AsyncIterator[str]:
+async def serving(
+    world: World, *, port: int = 0, blobs: BlobService | None = None, vouch: Vouch | None = None
+) -> AsyncIterator[str]:
     """Serve the runtime routes of a world and yield the URL. Large values are rows, unless ``blobs`` keeps them."""
     blobs = blobs or BlobService(world.database, LedgerBlobs(world.database, BlobMissingError))
     routes = RuntimeRoutes(
@@ -40,8 +35,8 @@ async def serving(world: World, *, port: int = 0, blobs: BlobService | None = No
         world.progress,
         world.children,
         blobs,
-        PollingSignal(),
-        NobodyVouches(),
+        world.desk,
+        vouch or NobodyVouches(),
         events=world.events,
         tokens=world.tokens,
     )

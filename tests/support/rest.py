@@ -13,7 +13,7 @@ import aiohttp
 import uvicorn
 import yarl
 
-from tests.support.api_server import NobodyVouches, PollingSignal
+from tests.support.api_server import NobodyVouches
 from tests.support.world import SHOP, World
 from windlass_operator.api.app import Application, build
 from windlass_operator.api.approvals import ApprovalRoutes
@@ -21,6 +21,7 @@ from windlass_operator.api.auth import Authorizer
 from windlass_operator.api.callbacks import CallbackRoutes
 from windlass_operator.api.events import EventRoutes
 from windlass_operator.api.permits import Permits
+from windlass_operator.api.pools import PoolRoutes
 from windlass_operator.api.public import PublicRoutes
 from windlass_operator.api.queues import QueueRoutes
 from windlass_operator.api.runtime import RuntimeRoutes
@@ -28,6 +29,7 @@ from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.identity import TokenIdentity
 from windlass_operator.domain.project import Project
 from windlass_operator.services.explanation import ExplanationService
+from windlass_operator.services.pool_lists import PoolListService
 from windlass_operator.services.queue_lists import QueueListService
 from windlass_operator.services.runs import Changes
 
@@ -171,7 +173,7 @@ def application(world: World, reviews: FakeReviews) -> Application:
         world.progress,
         world.children,
         world.blobs,
-        PollingSignal(),
+        world.desk,
         NobodyVouches(),
         events=world.events,
         tokens=world.tokens,
@@ -181,9 +183,10 @@ def application(world: World, reviews: FakeReviews) -> Application:
     async def start() -> AsyncIterator[None]:
         yield
 
+    pools = PoolRoutes(permits, PoolListService(world.database))
     queues = QueueRoutes(permits, world.runs, QueueListService(world.database), ExplanationService(world.database))
     return build(
-        [public, ApprovalRoutes(permits, world.approvals), events, queues, CallbackRoutes(world.tokens)],
+        [public, ApprovalRoutes(permits, world.approvals), events, queues, pools, CallbackRoutes(world.tokens)],
         runtime,
         world.database.check,
         start=start,

@@ -13,6 +13,7 @@ from tests.support.queues import FakeQueues
 from windlass import protocol
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.context import read_run
+from windlass_operator.domain.ids import new_id, token_hash
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
@@ -21,14 +22,17 @@ from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube.errors import KubeNotFoundError
 from windlass_operator.kube.run_head import see_run
+from windlass_operator.ledger import runs
 from windlass_operator.ledger.blobs import LedgerBlobs
-from windlass_operator.ledger.database import Database
+from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.projection import take_epoch
 from windlass_operator.services.approval_resources import ApprovalResourceService
 from windlass_operator.services.approvals import ApprovalService
-from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claim_desk import ClaimDesk
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
@@ -47,6 +51,9 @@ from windlass_operator.services.tasks import TaskService
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
+_LOOK_EVERY = timedelta(milliseconds=20)
+"""Much oftener than in earnest: some tests move time, or rows, of which nobody is told."""
+
 SHOP = Project(uid="uid-of-shop", namespace="shop")
 
 
@@ -62,6 +69,8 @@ class FakeCluster:
     """Kubernetes as far as the services need it. Remembers what was asked of it."""
 
     tasks: dict[tuple[str, str], TaskSnapshot] = field(default_factory=dict)
+    task_objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """Task resources, as a list shows them."""
     pods: dict[str, PodSeen] = field(default_factory=dict)
     statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
     deleted_runs: list[str] = field(default_factory=list)
@@ -80,6 +89,8 @@ class FakeCluster:
     task_statuses: list[dict[str, Any]] = field(default_factory=list)
     namespaces: dict[str, str] = field(default_factory=lambda: {SHOP.namespace: SHOP.uid, "windlass-system": "ours"})
     """UIDs of the namespaces that are there and stay."""
+    plans: list[PodPlan] = field(default_factory=list)
+    """Of the pods that were created."""
     unlabelled: dict[str, PodSeen] = field(default_factory=dict)
     """Pods by UID that no list shows."""
 
@@ -110,6 +121,14 @@ class FakeCluster:
         if uid in self.runs:
             self.runs[uid]["status"] = {**self.runs[uid]["status"], "reason": reason, "message": message}
 
+    async def each_task(self) -> AsyncIterator[dict[str, Any]]:
+        for body in list(self.task_objects.values()):
+            yield body
+
+    async def task_uid(self, namespace: str, name: str) -> str | None:
+        found = self.task_objects.get((namespace, name))
+        return None if found is None else str(found["metadata"]["uid"])
+
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         if (namespace, name) not in self.tasks and self.broken_task is None:
             return False
@@ -127,6 +146,7 @@ class FakeCluster:
         for seen in self.pods.values():
             if seen.name == plan.name:
                 return seen.uid
+        self.plans.append(plan)
         uid = f"pod-uid-{uuid4()}"
         self.pods[uid] = PodSeen(
             plan.name, plan.namespace, uid, exists=True, ended=False, succeeded=False, started=False
@@ -173,6 +193,9 @@ class World:
         self.cluster = cluster or FakeCluster()
         record = record or Recorder()
         self.attempts = AttemptService(database, record=record)
+        self.desk = ClaimDesk(self.attempts.claims, every=_LOOK_EVERY)
+        self.attempts.take_next = self.desk.next
+        database.on_startable(self.desk.wake)
         self.steps = StepService(database, progress_every=0)
         self.events = EventService(database, self.attempts)
         self.tokens = TokenService(database, self.attempts, public_url="http://windlass.example")
@@ -221,6 +244,25 @@ class World:
         self.cluster.tasks[(SHOP.namespace, name)] = task or a_task()
         return (await self.submissions.trigger(SHOP, Submission(task=name, payload=payload))).run_id
 
+    async def apply_task(self, task: TaskSnapshot | None = None, *, name: str = "order", seen: bool = True) -> None:
+        """Apply a Task resource, and let the operator see it."""
+        where = (SHOP.namespace, name)
+        self.cluster.tasks[where] = task or a_task()
+        old = self.cluster.task_objects.get(where)
+        generation = old["metadata"]["generation"] + 1 if old else 1
+        uid = old["metadata"]["uid"] if old else f"uid-of-task-{name}-{uuid4()}"
+        meta = {"name": name, "namespace": SHOP.namespace, "uid": uid, "generation": generation}
+        body = self.cluster.task_objects[where] = {"metadata": meta, "spec": {}, "status": {}}
+        if seen:
+            await self.tasks.observe(body)
+
+    async def delete_task(self, name: str = "order", *, seen: bool = True) -> None:
+        """Delete a Task resource, and let the operator see it."""
+        del self.cluster.tasks[SHOP.namespace, name]
+        body = self.cluster.task_objects.pop((SHOP.namespace, name))
+        if seen:
+            await self.tasks.observe(body, deleted=True)
+
     async def apply_run(
         self, *, task: str = "order", name: str = "order-1", uid: str | None = None, payload: Any = None
     ) -> UUID | None:
@@ -246,6 +288,33 @@ class World:
         await self.pods.start_due()
         seen = list(self.cluster.pods.values())[-1]
         return await self.attempts.claim(self.identity(seen), claim_id, 1)
+
+    async def reusable_pod(
+        self, task: TaskSnapshot | None = None, *, slots: int = 1, name: str = "order"
+    ) -> PodIdentity:
+        """Return a pod of a pool, as it is before its first claim: it takes one run after the other of a Task.
+
+        The pool itself is left out: what a claim sees of it are the columns of the pod's row.
+        """
+        snapshot = task or a_task()
+        self.cluster.tasks[(SHOP.namespace, name)] = snapshot
+        secret = self.cluster.credentials.setdefault(SHOP.namespace, "wlr_test")
+        pod_id = new_id()
+
+        async def work(connection: Connection) -> None:
+            project_id = await runs.ensure_project(connection, SHOP.uid, SHOP.namespace)
+            version = await runs.ensure_version(connection, project_id, SHOP.uid, name, snapshot)
+            await connection.execute(
+                "INSERT INTO pod (id, project_id, pod_key, name, namespace, state, uid, ahead, reuse, slots)"
+                " VALUES (%s, %s, %s, %s, %s, 'Created', %s, true, true, %s)",
+                (pod_id, project_id, version.pod_key, f"pool-{pod_id.hex[-12:]}", SHOP.namespace, str(pod_id), slots),
+            )
+            await connection.execute(
+                "UPDATE project SET credential_hash = %s WHERE id = %s", (token_hash(secret), project_id)
+            )
+
+        await self.database.transaction(work)
+        return PodIdentity(str(pod_id), f"pool-{pod_id.hex[-12:]}", secret=secret)
 
     def identity(self, seen: PodSeen) -> PodIdentity:
         """Return what a runner in this pod shows."""

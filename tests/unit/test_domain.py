@@ -1,5 +1,6 @@
 """The pure rules."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass_operator.domain.backlog import KeyFacts, pods_to_start
+from windlass_operator.domain.backlog import KeyFacts, pods_to_drain, pods_to_start, standby_to_start
 from windlass_operator.domain.pod_key import PodParts, pod_key
 from windlass_operator.domain.retry import INFRA_BUDGET, RetryPolicy, Tally, after_failure, after_release, backoff
 from windlass_operator.domain.run_state import (
@@ -123,7 +124,44 @@ def test_pods_start_for_runs_that_have_none_on_its_way(facts: KeyFacts, everywhe
     assert pods_to_start(facts, starting_everywhere=everywhere, limit=100, now=NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("facts", "runs", "standby", "surplus"),
+    [
+        (KeyFacts(ready=0, starting=0, standby=3), 0, 3, 0),
+        (KeyFacts(ready=0, starting=0, standby=3, ahead=2, waiting=1), 0, 1, 0),
+        (KeyFacts(ready=0, starting=0, standby=1, ahead=3, waiting=3), 0, 0, 2),
+        (KeyFacts(ready=2, starting=0, standby=1, ahead=3, waiting=3), 0, 0, 0),
+        (KeyFacts(ready=1, starting=0, standby=1, ahead=1, waiting=1), 0, 1, 0),
+        (KeyFacts(ready=5, starting=0, standby=1, ahead=1, waiting=1), 4, 1, 0),
+        (KeyFacts(ready=4, starting=4, standby=1, ahead=1), 0, 0, 0),
+        (KeyFacts(ready=0, starting=3, standby=1, ahead=1), 0, 0, 0),
+        (KeyFacts(ready=0, starting=0, ahead=2, waiting=2), 0, 0, 2),
+        (KeyFacts(ready=1, starting=0, ahead=2, waiting=2), 0, 0, 1),
+        (KeyFacts(ready=0, starting=0, ahead=2, waiting=2, kept=True), 0, 0, 0),
+        (KeyFacts(ready=0, starting=0, standby=90), 0, 50, 0),
+        (KeyFacts(ready=0, starting=0, standby=3, backoff_until=NOW + timedelta(seconds=1)), 0, 0, 0),
+        (KeyFacts(ready=0, starting=0, standby=3, backoff_until=NOW), 0, 1, 0),
+        (KeyFacts(ready=0, starting=0, standby=3, ahead=1, backoff_until=NOW), 0, 0, 0),
+        (KeyFacts(ready=0, starting=0, standby=3, ahead=1, waiting=1, backoff_until=NOW), 0, 1, 0),
+    ],
+)
+def test_pods_are_kept_ready_beyond_what_runs_need(facts: KeyFacts, runs: int, standby: int, surplus: int) -> None:
+    assert pods_to_start(facts, starting_everywhere=0, limit=100, now=NOW) == runs
+    assert standby_to_start(facts, starting_everywhere=runs, limit=100, now=NOW) == standby
+    assert pods_to_drain(facts) == surplus
+
+
+def test_standby_pods_take_no_more_than_half_of_the_limit() -> None:
+    facts = KeyFacts(ready=0, starting=0, standby=90)
+    assert standby_to_start(facts, starting_everywhere=45, limit=100, now=NOW) == 5
+    assert standby_to_start(facts, starting_everywhere=60, limit=100, now=NOW) == 0
+    assert standby_to_start(facts, starting_everywhere=0, limit=1, now=NOW) == 1
+
+
 def test_equal_tasks_of_two_projects_never_share_a_pod() -> None:
     parts = PodParts(image="i", preload=None, source_hash=None)
     assert pod_key("a", parts) != pod_key("b", parts)
     assert pod_key("a", parts) == pod_key("a", PodParts(image="i", preload=None, source_hash=None))
+    assert pod_key("a", parts) != pod_key("a", replace(parts, pool="fast", isolation="Pool"))
+    # As a release without pools made it: an upgrade must not replace every pod.
+    assert "pool" not in parts.as_json()

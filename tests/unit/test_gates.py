@@ -37,8 +37,21 @@ def test_a_queue_that_a_task_names_and_nobody_made_lets_nothing_start() -> None:
     assert queue.free() == 0
 
 
+def test_a_run_waits_for_the_pool_that_its_task_names() -> None:
+    facts = RunFacts(NOW, queue=QueueFacts("payments", paused=True), missing_pool="fast")
+
+    assert reasons(facts) == ["PoolNotFound", "Paused"]
+
+
 def test_the_reasons_are_members_of_the_public_list() -> None:
-    names = (rules.PAUSED, rules.CONCURRENCY_LIMIT, rules.QUEUE_NOT_FOUND, rules.DELAYED, rules.RETRY_SCHEDULED)
+    names = (
+        rules.PAUSED,
+        rules.CONCURRENCY_LIMIT,
+        rules.QUEUE_NOT_FOUND,
+        rules.POOL_NOT_FOUND,
+        rules.DELAYED,
+        rules.RETRY_SCHEDULED,
+    )
 
     assert [Reason(name).value for name in names] == list(names)
 

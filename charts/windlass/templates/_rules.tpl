@@ -15,12 +15,12 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [windlass.dev]
   resources: [approvals]
   verbs: [get, list, watch, create, patch, delete]
-# Queues: their limits are read, and how full they are is shown.
+# Queues and WorkerPools: what they ask for is read, and how full they are is shown.
 - apiGroups: [windlass.dev]
-  resources: [queues]
+  resources: [queues, workerpools]
   verbs: [get, list, watch]
 - apiGroups: [windlass.dev]
-  resources: [tasks/status, runs/status, approvals/status, queues/status]
+  resources: [tasks/status, runs/status, approvals/status, queues/status, workerpools/status]
   verbs: [patch]
 # Runner pods: started, watched, deleted.
 - apiGroups: [""]

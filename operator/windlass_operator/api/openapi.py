@@ -75,6 +75,26 @@ EXAMPLES: Final[dict[str, Any]] = {
         ],
         "nextCursor": None,
     },
+    "pools": {
+        "items": [
+            {
+                "name": "fast",
+                "missing": False,
+                "minReplicas": 1,
+                "maxReplicas": 10,
+                "wanted": None,
+                "standby": 0,
+                "slots": 4,
+                "replicas": 3,
+                "ready": 3,
+                "busy": 2,
+                "idle": 1,
+                "running": 6,
+                "queued": 0,
+            }
+        ],
+        "nextCursor": None,
+    },
     "explain": {
         "id": _ID,
         "state": "Queued",

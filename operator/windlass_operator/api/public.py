@@ -40,8 +40,8 @@ from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger.intake import when_of
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
-from windlass_operator.services.attempts import step_from_row
 from windlass_operator.services.blobs import BlobService
+from windlass_operator.services.handover import step_from_row
 from windlass_operator.services.projection import facts_of_run
 from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import Changes, RunService

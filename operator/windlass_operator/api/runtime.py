@@ -3,7 +3,8 @@
 The namespace is never taken from a body: it is that of the attempt's token or of the pod's credential.
 """
 
-import time
+import asyncio
+from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -18,9 +19,11 @@ from windlass_operator.api.messages import read_body, read_message, validated
 from windlass_operator.api.plain import Handler, Served
 from windlass_operator.api.schemas import TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
-from windlass_operator.services.attempts import AttemptService, PodIdentity
+from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
+from windlass_operator.services.claim_desk import ClaimDesk
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.steps import StepService
@@ -28,18 +31,10 @@ from windlass_operator.services.submission import Submission
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 
-_LONGEST_WAIT = 30.0
-_LOOK_AGAIN = 1.0
+_LONGEST_WAIT = timedelta(seconds=30)
+_MOST_SLOTS = 100
 _LONGEST_TOKEN = 16 * 1024
 """Characters. Kubernetes' tokens have about a thousand; what is longer is not passed on to it."""
-
-
-class WorkSignal(Protocol):
-    """Wakes those who wait for something to claim."""
-
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be work, or after ``seconds``."""
-        ...
 
 
 class Vouch(Protocol):
@@ -65,7 +60,7 @@ class RuntimeRoutes:
         progress: ProgressService,
         children: ChildService,
         blobs: BlobService,
-        work: WorkSignal,
+        desk: ClaimDesk,
         vouch: Vouch,
         *,
         events: EventService,
@@ -77,7 +72,7 @@ class RuntimeRoutes:
         self._progress = progress
         self._children = children
         self._blobs = blobs
-        self._work = work
+        self._desk = desk
         self._vouch = vouch
         self._events = events
         self._tokens = tokens
@@ -115,15 +110,13 @@ class RuntimeRoutes:
     async def claim(self, request: Request) -> Response:
         """Long poll: answered when there is work, or empty after the wait."""
         body, pod = await self._claim_of(request)
-        until = time.monotonic() + min(body.wait_ms / 1000, _LONGEST_WAIT)
-        while True:
-            taken = await self._attempts.claim(pod, body.claim_id[:100], max(1, min(body.slots, 64)))
-            left = until - time.monotonic()
-            if taken or left <= 0:
-                return _json(protocol.ClaimResponse(attempts=taken))
-            await self._work.wait(min(left, _LOOK_AGAIN))
-            if await request.is_disconnected():
-                return Response(status_code=499)
+        wait = min(timedelta(milliseconds=body.wait_ms), _LONGEST_WAIT)
+        slots = max(1, min(body.slots, _MOST_SLOTS))
+        gone = asyncio.create_task(_disconnected(request))
+        try:
+            return _json(await self._desk.ask(pod, body.claim_id[:100], slots, wait=wait, gone=gone))
+        finally:
+            gone.cancel()
 
     async def withdraw(self, request: Request) -> Response:
         """Hand back what a claim took."""
@@ -135,7 +128,9 @@ class RuntimeRoutes:
         """Return a claim and who makes it."""
         credential = bearer(request)  # first: no body is read for nobody
         body = await read_message(request, protocol.ClaimRequest)
-        if body.credential != "token":
+        if body.credential == "session":
+            return body, PodIdentity(body.pod_uid, body.pod_name, session=credential)
+        if body.credential == "secret":
             return body, PodIdentity(body.pod_uid, body.pod_name, secret=credential)
         name, uid = await self._vouch.pod_of(credential)
         if (name, uid) != (body.pod_name, body.pod_uid):
@@ -238,6 +233,12 @@ class RuntimeRoutes:
 def _note(scope: Scope) -> None:
     """Let lines of the log say whose request it was."""
     logs.request_headers.set(scope["headers"])
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when nobody waits for the answer any more. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def bearer(request: Request) -> str:

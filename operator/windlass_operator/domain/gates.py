@@ -13,6 +13,7 @@ from typing import Final
 PAUSED: Final = "Paused"
 CONCURRENCY_LIMIT: Final = "ConcurrencyLimit"
 QUEUE_NOT_FOUND: Final = "QueueNotFound"
+POOL_NOT_FOUND: Final = "PoolNotFound"
 DELAYED: Final = "Delayed"
 RETRY_SCHEDULED: Final = "RetryScheduled"
 
@@ -58,17 +59,21 @@ class RunFacts:
         attempts: How many it has had.
         queue: Its queue; None while its Task is missing.
         held: What its pods or its Task keep it from starting for, if anything does.
+        missing_pool: Name of the WorkerPool whose pods are to run it, where there is no such pool.
     """
 
     available_at: datetime
     attempts: int = 0
     queue: QueueFacts | None = None
     held: Gate | None = None
+    missing_pool: str | None = None
 
 
 def gates(facts: RunFacts, now: datetime) -> list[Gate]:
     """Return everything that a queued run waits for, the most lasting first. Empty: the next free runner takes it."""
     found = [] if facts.held is None else [facts.held]
+    if facts.missing_pool is not None:
+        found.append(gate_of_missing_pool(facts.missing_pool))
     if facts.queue is not None:
         found += gates_of_queue(facts.queue)
     if facts.available_at > now:
@@ -83,6 +88,13 @@ def gates(facts: RunFacts, now: datetime) -> list[Gate]:
 def may_start(facts: RunFacts, now: datetime) -> bool:
     """Whether a queued run may be claimed."""
     return not gates(facts, now)
+
+
+def gate_of_missing_pool(name: str) -> Gate:
+    """Return why nothing starts in the pods of a pool that is not there."""
+    return Gate(
+        POOL_NOT_FOUND, f"There is no WorkerPool {name!r}, which the Task names. Create it, or change the Task's pool."
+    )
 
 
 def gates_of_queue(queue: QueueFacts) -> list[Gate]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from windlass_operator.domain.ids import content_hash
 
-Isolation = Literal["Pod"]
+Isolation = Literal["Pod", "Pool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,15 @@ class PodParts:
     command: Sequence[str] | None = None
     """Of a container task; None for a Python function."""
     args: Sequence[str] | None = None
+    pool: str | None = None
+    """WorkerPool whose pods these are. What it gives them is no part of the key: its edits keep it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the parts as the JSON object that the ledger keeps."""
-        return asdict(self)
+        parts = asdict(self)
+        if self.pool is None:
+            del parts["pool"]  # as before there were pools: an upgrade changes no key
+        return parts
 
 
 def pod_key(project_uid: str, parts: PodParts) -> str:

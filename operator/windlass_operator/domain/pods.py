@@ -1,7 +1,23 @@
 """Pods as the rules see them: one that is to be made, and what a look at one showed."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPod:
+    """What makes a pod one of a WorkerPool.
+
+    Attributes:
+        name: Of the pool.
+        max_age: How long it takes runs, at most.
+        max_runs: How many it takes; None for any number.
+    """
+
+    name: str
+    max_age: timedelta
+    max_runs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +28,10 @@ class PodPlan:
     namespace: str
     pod_key: str
     task: str
+    ahead: bool = False
+    """A standby pod: no run waits for it, so it may take its time to start."""
+    pool: PoolPod | None = None
+    """Of a pod that takes one run after the other; None: it ends with its first attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,5 +31,7 @@ class TaskSnapshot:
     """None: one of its own."""
     priority: int | None = None
     """Seconds of head start."""
+    standby: int = 0
+    """Single-use pods to keep ready. No run depends on it, so it makes no version."""
     ttl_seconds: float = DEFAULT_TTL.total_seconds()
     """Of finished Run resources. A number, because a statement reads it."""

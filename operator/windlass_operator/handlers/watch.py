@@ -52,6 +52,10 @@ class Observers(Protocol):
         """A Queue was seen, or its deletion."""
         ...
 
+    async def worker_pool_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """A WorkerPool was seen, or its deletion."""
+        ...
+
     async def pod_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A runner pod was seen, or its deletion."""
         ...
@@ -87,6 +91,11 @@ def registry(observers: Observers) -> kopf.OperatorRegistry:
     async def queue_seen(event: Mapping[str, Any], **_: Any) -> None:
         async with reported("queue", event):
             await observers.queue_seen(event["object"], deleted=event["type"] == "DELETED")
+
+    @kopf.on.event(GROUP, VERSION, "workerpools", registry=handlers)
+    async def worker_pool_seen(event: Mapping[str, Any], **_: Any) -> None:
+        async with reported("worker pool", event):
+            await observers.worker_pool_seen(event["object"], deleted=event["type"] == "DELETED")
 
     @kopf.on.event("v1", "pods", labels={MANAGED_BY_LABEL: "windlass"}, registry=handlers)
     async def pod_seen(event: Mapping[str, Any], **_: Any) -> None:

@@ -25,7 +25,6 @@ from windlass_operator.kube.kinds import CORE_EVENTS, NAMESPACES, PODS, RUNS, SE
 from windlass_operator.kube.reading import read_event, read_task, see_pod
 from windlass_operator.kube.run_head import see_run
 from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL, RUNNER_CONTAINER
-from windlass_operator.resources.names import TASK_LABEL
 
 log = structlog.get_logger()
 
@@ -124,10 +123,19 @@ class KubeCluster:
             del self._tasks[next(iter(self._tasks))]
         return snapshot
 
+    async def each_task(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Tasks of the watched namespaces, page by page."""
+        async for body in self._each(TASKS):
+            yield body
+
+    async def task_uid(self, namespace: str, name: str) -> str | None:
+        """Return the UID of the Task with this name; None only where the API server says that there is none."""
+        found = await self._client.get(TASKS, namespace, name)
+        return None if found is None else str(found["metadata"]["uid"])
+
     async def create_pod(self, plan: PodPlan, parts: PodParts) -> str:
         """Create the pod of a plan, or find the one that an earlier call created; return its UID."""
-        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key, {TASK_LABEL: _label(plan.task)})
-        body = manifests.runner_pod(named, parts, self._settings)
+        body = manifests.runner_pod(manifests.named(plan), parts, self._settings)
         try:
             made = await self._client.create(PODS, plan.namespace, body)
         except AlreadyExistsError:
@@ -242,8 +250,3 @@ class KubeCluster:
         for namespace in self._namespaces:
             async for body in self._client.list(kind, namespace, label_selector=label_selector):
                 yield body
-
-
-def _label(name: str) -> str:
-    """Return a name as the value of a label: at most 63 characters, and not every one may be the last."""
-    return name[:63].rstrip("-._")

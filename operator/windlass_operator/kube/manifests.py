@@ -6,12 +6,14 @@ task has one volume, by which its runner and the user's container meet; see ``co
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from windlass_operator.config import POD_GRACE
+from windlass_operator.domain import pods
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.domain.pods import PoolPod
 from windlass_operator.kube import container_task
 from windlass_operator.kube.pod_template import merge_template
 from windlass_operator.kube.runner_names import (
@@ -21,8 +23,10 @@ from windlass_operator.kube.runner_names import (
     POD_KEY_LABEL,
     RESERVED_ENV,
     RUNNER_CONTAINER,
+    label_value,
     secret_of,
 )
+from windlass_operator.resources.names import POOL_LABEL, TASK_LABEL
 
 TOKEN_AUDIENCE: Final = "windlass"  # noqa: S105 - an audience
 TOKEN_LIFETIME: Final = 3600
@@ -30,6 +34,9 @@ TOKEN_LIFETIME: Final = 3600
 
 _TOKEN_VOLUME: Final = "windlass-identity"  # noqa: S105 - a name
 _TOKEN_FOLDER: Final = "/var/run/secrets/windlass.dev"  # noqa: S105 - a path
+
+_STANDBY_WAIT_MS: Final = 25_000
+"""How long a standby pod's question may be held: most of what the API allows, since it asks for as long as it waits."""
 
 Object = dict[str, Any]
 
@@ -49,12 +56,16 @@ class PodPlan:
         namespace: Where the project is.
         pod_key: Goes into a label, by which an observed pod is filed.
         labels: More labels, such as ``windlass.dev/task``.
+        ahead: A standby pod. It has time, so it shows the token and not the namespace's credential.
+        pool: Of a pod that takes one run after the other.
     """
 
     name: str
     namespace: str
     pod_key: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    ahead: bool = False
+    pool: PoolPod | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +77,22 @@ class RunnerSettings:
         identity: ``secret``: the namespace's runner credential as a variable, which costs no time. ``token``: a
             projected service-account token, which costs a volume.
         runner_image: What the runner beside a container task runs.
+        ahead: The identity of standby pods, whose start no run waits for.
+        standby: Whether the pod is one of those.
     """
 
     api_url: str
     identity: Literal["secret", "token"] = "secret"
     runner_image: str = "docker.io/windlass/runner:dev"
+    ahead: Literal["secret", "token"] = "token"
+    standby: bool = False
+
+
+def named(plan: pods.PodPlan) -> PodPlan:
+    """Return what a manifest takes of a plan. A pod of a pool is nobody's Task's."""
+    label, value = (TASK_LABEL, plan.task) if plan.pool is None else (POOL_LABEL, plan.pool.name)
+    labels = {label: label_value(value)}
+    return PodPlan(plan.name, plan.namespace, plan.pod_key, labels, ahead=plan.ahead, pool=plan.pool)
 
 
 def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
@@ -80,6 +102,8 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
         EnvInvalidError: A variable of the Task has a reserved name, or one that is given twice.
         PodTemplateInvalidError: The Task's ``podTemplate`` changes what must stay.
     """
+    if pod.ahead:
+        settings = replace(settings, identity=settings.ahead, standby=True)
     spec: Object = {
         # Attempts are counted in the ledger; a container that restarts by itself would hide them.
         "restartPolicy": "Never",
@@ -96,7 +120,7 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
     if settings.identity == "token":
         spec["volumes"] = [_token_volume()]
     if key.command is None:
-        spec["containers"] = [_container(key, settings)]
+        spec["containers"] = [_container(key, settings, pod.pool)]
     else:
         sidecar = _with_identity({"image": settings.runner_image, "env": _runners_env(settings)}, settings)
         container_task.shape(metadata, spec, key, _users_env(key.env), sidecar)
@@ -105,13 +129,13 @@ def runner_pod(pod: PodPlan, key: PodParts, settings: RunnerSettings) -> Object:
     return merged
 
 
-def _container(key: PodParts, settings: RunnerSettings) -> Object:
+def _container(key: PodParts, settings: RunnerSettings, pool: PoolPod | None) -> Object:
     container: Object = {
         "name": RUNNER_CONTAINER,
         "image": key.image,
         # Images are named by tag or digest that does not move; asking the registry at each start would cost its answer.
         "imagePullPolicy": "IfNotPresent",
-        "env": _env(key, settings),
+        "env": _env(key, settings, pool),
         "resources": dict(key.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -129,15 +153,22 @@ def _with_identity(container: Object, settings: RunnerSettings) -> Object:
     return container
 
 
-def _env(key: PodParts, settings: RunnerSettings) -> list[Object]:
+def _env(key: PodParts, settings: RunnerSettings, pool: PoolPod | None) -> list[Object]:
     *env, credential = _runners_env(settings)
+    if pool is not None:
+        # Past these it claims nothing more, and ends when nothing is left.
+        env.append({"name": "WINDLASS_MAX_AGE", "value": str(round(pool.max_age.total_seconds()))})
+        if pool.max_runs is not None:
+            env.append({"name": "WINDLASS_MAX_RUNS", "value": str(pool.max_runs)})
     preload = [{"name": "WINDLASS_PRELOAD", "value": key.preload}] if key.preload else []
     return [*env, *preload, *_users_env(key.env), credential]
 
 
 def _runners_env(settings: RunnerSettings) -> list[Object]:
+    standby = [{"name": "WINDLASS_STANDBY", "value": "1"}] if settings.standby else []
     return [
         {"name": "WINDLASS_URL", "value": settings.api_url},
+        *standby,
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         _credential(settings),

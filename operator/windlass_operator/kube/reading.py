@@ -27,14 +27,16 @@ def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
     parts = PodParts(
         image=spec.image or default_image,
         # Inline source comes with the claim; code in the image can be imported while the runner claims.
-        preload=spec.entrypoint.partition(":")[0] if spec.entrypoint and not source else None,
-        source_hash=content_hash(source) if source else None,
+        # The pods of a pool serve many Tasks, and learn of each with its first run.
+        preload=spec.entrypoint.partition(":")[0] if spec.entrypoint and not source and not spec.pool else None,
+        source_hash=content_hash(source) if source and not spec.pool else None,
         env=spec.env_objects(),
         resources=spec.resources.to_object(),
         pod_template=spec.pod_template or {},
         isolation=spec.isolation,
         command=spec.command,
         args=spec.args,
+        pool=spec.pool,
     )
     return TaskSnapshot(
         entrypoint=spec.entrypoint,
@@ -48,6 +50,7 @@ def read_task(body: Mapping[str, Any], default_image: str) -> TaskSnapshot:
         payload_schema=spec.payload_schema,
         queue=spec.queue,
         priority=spec.priority or None,
+        standby=spec.standby,
         ttl_seconds=spec.ttl_after_finished_duration.total_seconds(),
     )
 

@@ -21,6 +21,11 @@ RESERVED_ENV: Final = ("WINDLASS_", "POD_")
 """What the names of the runner's own variables begin with."""
 
 
+def label_value(name: str) -> str:
+    """Return a name as the value of a label: at most 63 characters, and not every one may be the last."""
+    return name[:63].rstrip("-._")
+
+
 def secret_of(entry: Mapping[str, Any]) -> str | None:
     """Return the Secret that a variable takes its value from, or None."""
     source = entry.get("valueFrom")

@@ -5,9 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.run_state import RunState
-from windlass_operator.ledger import queues, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
@@ -44,60 +42,9 @@ class LockedAttempt:
     started_at: datetime
     expired: bool
     """Its lease has run out."""
-
-
-async def pod_for_claim(connection: Connection, pod_uid: str, pod_name: str) -> dict[str, Any] | None:
-    """Lock and return the pod that asks for work, or None if the ledger does not know its UID (yet)."""
-    parameters = {"pod_uid": pod_uid, "pod_name": pod_name}
-    return await (await connection.execute(_SQL["pod_for_claim"], parameters)).fetchone()
-
-
-async def use_pod(connection: Connection, pod_id: UUID, claim_id: str) -> None:
-    """Record that the pod's credential serves this claim and no other."""
-    await connection.execute(_SQL["use_pod"], {"pod_id": pod_id, "claim_id": claim_id})
-
-
-async def withdraw_pod(connection: Connection, pod_id: UUID, claim_id: str) -> None:
-    """Record that the pod claims nothing any more."""
-    await connection.execute(_SQL["withdraw_pod"], {"pod_id": pod_id, "claim_id": claim_id})
-
-
-async def claim(
-    connection: Connection, pod_id: UUID, pod_key: str, token_hashes: list[bytes], lease: timedelta
-) -> list[UUID]:
-    """Open an attempt for up to ``len(token_hashes)`` runs of the pod key and return their ids, in order."""
-    free = await queues.admit(connection, pod_key, len(token_hashes))
-    if not free:
-        return []
-    parameters = {
-        "pod_key": pod_key,
-        "n": len(token_hashes),
-        "queue_ids": list(free),
-        "free": list(free.values()),
-    }
-    rows = await (await connection.execute(_SQL["claim_runs"], parameters)).fetchall()
-    assert len(rows) <= len(token_hashes), "a run that is taken without an attempt would be stuck"
-    ids = []
-    for row, token_hash in zip(rows, token_hashes, strict=False):
-        attempt_id = new_id()
-        await connection.execute(
-            _SQL["open_attempt"],
-            {
-                "id": attempt_id,
-                "run_id": row["id"],
-                "number": row["number"],
-                "pod_id": pod_id,
-                "queue_id": row["queue_id"],
-                "token_hash": token_hash,
-                "lease": lease,
-            },
-        )
-        await runs.add_event(connection, row["id"], row["revision"], row["state"], attempt=row["number"])
-        ids.append(attempt_id)
-    if ids:
-        await connection.execute(_SQL["pod_claimed"], {"pod_id": pod_id})
-        await runs.want_projection(connection, [row["id"] for row in rows])
-    return ids
+    pod_key: str | None = None
+    reuse: bool = False
+    """Its pod may take another one."""
 
 
 async def open_of_pod(connection: Connection, pod_id: UUID) -> list[UUID]:
@@ -110,17 +57,6 @@ async def memory_of_open(database: Database, pod_id: UUID) -> list[tuple[UUID, i
     """Return the open attempts of a pod with the bytes that each used at its last heartbeat."""
     rows = await database.fetch(_SQL["open_attempts_of_pod"], {"pod_id": pod_id})
     return [(row["id"], row["memory_bytes"]) for row in rows]
-
-
-async def renew_token(connection: Connection, attempt_id: UUID, token_hash: bytes, lease: timedelta) -> bool:
-    """Give an open attempt another token, for a claim whose answer was lost."""
-    parameters = {"id": attempt_id, "token_hash": token_hash, "lease": lease}
-    return await (await connection.execute(_SQL["renew_token"], parameters)).fetchone() is not None
-
-
-async def claimed(connection: Connection, ids: list[UUID]) -> list[dict[str, Any]]:
-    """Return what a runner needs of its attempts, in the order of their ids."""
-    return await (await connection.execute(_SQL["claimed_attempt"], {"ids": ids})).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +117,8 @@ async def lock(connection: Connection, attempt_id: UUID, token_hash: bytes | Non
         running_ms=row["running_ms"],
         started_at=row["started_at"],
         expired=row["expired"],
+        pod_key=row["pod_key"],
+        reuse=row["reuse"],
     )
 
 
@@ -195,7 +133,8 @@ async def close(
 ) -> None:
     """Close a locked, open attempt. From here on none of its writes is accepted, and its running steps are undone."""
     parameters = {"id": attempt.id, "outcome": outcome, "failure": failure, "answer": answer}
-    await connection.execute(_SQL["close_attempt"], parameters)
+    for row in await (await connection.execute(_SQL["close_attempt"], parameters)).fetchall():
+        connection.may_start(row["pod_key"])
     await connection.execute(_SQL["abandon_running_steps"], {"run_id": attempt.run_id})
 
 

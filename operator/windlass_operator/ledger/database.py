@@ -9,7 +9,8 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -24,7 +25,6 @@ from windlass_operator import metrics
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 
 T = TypeVar("T")
-Connection = AsyncConnection[DictRow]
 log = structlog.get_logger()
 
 SCHEMA: Final = "windlass"
@@ -67,6 +67,17 @@ def is_transient(error: BaseException) -> bool:
     return state[:2] in ("08", "40", "53", "57", "58") or state in ("25006", "25P03", "25P04")
 
 
+class Connection(AsyncConnection[DictRow]):
+    """A connection to the ledger, lent to one transaction at a time."""
+
+    startable: Counter[str]
+    """What the transaction lets start, by pod key, for those who wait for that. A hint, told when it has committed."""
+
+    def may_start(self, pod_key: str, runs: int = 1) -> None:
+        """Note that so many runs of a pod key may start once the transaction has committed; 0: some, later."""
+        self.startable[pod_key] += runs
+
+
 class Database:
     """The pool of one process.
 
@@ -87,8 +98,10 @@ class Database:
     ) -> None:
         self._now = now
         self._longest = longest.total_seconds()
+        self._startable: list[Callable[[Mapping[str, int]], None]] = []
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             uri,
+            connection_class=Connection,
             min_size=1,
             max_size=size,
             open=False,
@@ -108,6 +121,10 @@ class Database:
             },
         )
 
+    def on_startable(self, listener: Callable[[Mapping[str, int]], None]) -> None:
+        """Call ``listener`` after each commit that lets runs start, with how many of each pod key."""
+        self._startable.append(listener)
+
     async def open(self) -> None:
         """Start to connect. Does not wait: a process starts while Postgres is away, and says so in its readiness."""
         await self._pool.open(wait=False)
@@ -125,6 +142,7 @@ class Database:
         """
         try:
             async with self._pool.connection() as connection, self._limited(connection):
+                connection.startable = Counter()
                 if self._now is not None:
                     await connection.execute("SELECT set_config('windlass.now', %s, false)", (self._now().isoformat(),))
                 yield connection
@@ -167,17 +185,25 @@ class Database:
 
     async def _retry(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
         began = time.monotonic()
+        startable: Counter[str] = Counter()  # over all tries: one whose commit was not acknowledged may have committed
         try:
-            return await self._tries(work, transaction=transaction)
+            done = await self._tries(work, startable, transaction=transaction)
         finally:
             _SECONDS[transaction].observe(time.monotonic() - began)
+        if startable:
+            for listener in self._startable:
+                listener(startable)
+        return done
 
-    async def _tries(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
+    async def _tries(
+        self, work: Callable[[Connection], Awaitable[T]], startable: Counter[str], *, transaction: bool
+    ) -> T:
         until = time.monotonic() + _PATIENCE
         pause = 0.05
         while True:
             try:
                 async with self.connection() as connection:
+                    connection.startable = startable
                     if not transaction:
                         return await work(connection)
                     async with connection.transaction():

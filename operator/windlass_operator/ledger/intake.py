@@ -88,7 +88,11 @@ async def insert(connection: Connection, project_id: int, new: Sequence[NewRun])
     """
     items = msgspec.json.encode([_item(run) for run in new]).decode()
     cursor = await connection.execute(_SQL["insert_runs"], {"project_id": project_id, "items": items})
-    made = {run.id for run in new} - {row["id"] for row in await cursor.fetchall()}
+    rows = await cursor.fetchall()
+    made = {run.id for run in new} - {row["id"] for row in rows}
+    for row in rows:
+        if row["pod_key"] is not None:
+            connection.may_start(row["pod_key"], row["due"])
     shown = [run.id for run in new if run.resource_uid is not None and run.id in made]
     if shown:
         await runs.want_projection(connection, shown)

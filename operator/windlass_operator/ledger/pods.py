@@ -7,8 +7,10 @@ from uuid import UUID
 
 import msgspec
 
+from windlass_operator.domain.backlog import KeyFacts
 from windlass_operator.domain.gates import Waiting, admitted
 from windlass_operator.domain.pod_key import PodParts
+from windlass_operator.domain.pods import PodPlan
 from windlass_operator.ledger import queues
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
@@ -27,10 +29,8 @@ class KeyBacklog:
     parts: PodParts
     task: str
     """A task of the key, for the pods' names and labels."""
-    ready: int
-    starting: int
+    facts: KeyFacts
     next_at: datetime | None
-    backoff_until: datetime | None
     now: datetime
 
 
@@ -48,12 +48,21 @@ class PodRow:
     claim_id: str | None
     ended: bool
     reason: str | None
+    ahead: bool
+    """A standby pod, which was started before any run needed it."""
+    draining: bool
+    """It gets nothing more."""
+
+    @property
+    def served(self) -> bool:
+        """Whether it came as far as it had to. A standby pod asks long before it takes anything."""
+        return self.draining or (self.state == "Claimed" if self.ahead else self.claim_id is not None)
 
 
 async def backlog(database: Database) -> list[KeyBacklog]:
-    """Return the backlog of every pod key that has queued runs."""
+    """Return the backlog of every pod key that has queued runs, or pods that are kept ready."""
     rows = await database.fetch(_SQL["backlog"])
-    facts = await queues.facts(database, {row["queue_id"] for row in rows})
+    facts = await queues.facts(database, {row["queue_id"] for row in rows if row["queue_id"] is not None})
     due = [Waiting(row["key"], row["queue_id"], row["ready"], row["oldest"]) for row in rows if row["ready"]]
     ready = admitted(due, facts)
     found: dict[str, KeyBacklog] = {}
@@ -67,10 +76,16 @@ async def backlog(database: Database) -> list[KeyBacklog]:
             namespace=row["namespace"],
             parts=decode_parts(row["parts"]),
             task=row["task"],
-            ready=ready.get(row["key"], 0),
-            starting=row["starting"],
+            facts=KeyFacts(
+                ready=ready.get(row["key"], 0),
+                starting=row["starting"],
+                backoff_until=row["backoff_until"],
+                standby=row["standby"],
+                ahead=row["ahead"],
+                waiting=row["waiting"],
+                kept=bool(row["kept"]),
+            ),
             next_at=min(upcoming, default=None),
-            backoff_until=row["backoff_until"],
             now=row["now"],
         )
     return list(found.values())
@@ -88,9 +103,16 @@ async def starting_for(database: Database, run_id: UUID) -> int:
     return int((await database.fetch(_SQL["starting_for_run"], {"run_id": run_id}))[0]["n"])
 
 
-async def plan(connection: Connection, pod_id: UUID, project_id: int, pod_key: str, name: str, namespace: str) -> None:
+async def plan(connection: Connection, pod_id: UUID, project_id: int, plan: PodPlan) -> None:
     """Write the row of a pod that is to be created. A repeat writes nothing."""
-    parameters = {"id": pod_id, "project_id": project_id, "pod_key": pod_key, "name": name, "namespace": namespace}
+    parameters = {
+        "id": pod_id,
+        "project_id": project_id,
+        "pod_key": plan.pod_key,
+        "name": plan.name,
+        "namespace": plan.namespace,
+        "ahead": plan.ahead,
+    }
     await connection.execute(_SQL["plan_pod"], parameters)
 
 
@@ -146,9 +168,20 @@ async def to_delete(database: Database) -> list[dict[str, Any]]:
     return await database.fetch(_SQL["pods_to_delete"])
 
 
-async def idle_starting(database: Database, age: timedelta) -> list[dict[str, Any]]:
-    """Return pods on their way for which nothing waits any more."""
-    return await database.fetch(_SQL["idle_starting_pods"], {"age": age})
+async def drain_idle_starting(database: Database, age: timedelta) -> None:
+    """Let pods on their way, for which nothing waits any more, take nothing and be deleted."""
+    await database.fetch(_SQL["drain_idle_starting"], {"age": age})
+
+
+async def drain_standby(connection: Connection, pod_key: str, count: int) -> list[dict[str, Any]]:
+    """Let up to ``count`` standby pods of a key take nothing from now on, and return them: they are to be deleted."""
+    parameters = {"pod_key": pod_key, "n": count}
+    return await (await connection.execute(_SQL["drain_standby"], parameters)).fetchall()
+
+
+async def recovered(database: Database, proof: timedelta) -> None:
+    """Take back the backoff of keys whose standby pods have waited for at least ``proof``."""
+    await database.fetch(_SQL["keys_recovered"], {"proof": proof})
 
 
 async def believed_alive(database: Database, age: timedelta) -> list[dict[str, Any]]:
@@ -200,4 +233,6 @@ def _one(rows: list[dict[str, Any]]) -> PodRow | None:
         claim_id=row["claim_id"],
         ended=row["ended_at"] is not None,
         reason=row["reason"],
+        ahead=row["ahead"],
+        draining=row["draining"],
     )

@@ -96,14 +96,30 @@ async def put(database: Database, project: Project, limits: Limits) -> bool:
             "paused": limits.paused,
             "max_length": limits.max_length,
         }
-        return await (await connection.execute(_SQL["put_queue"], parameters)).fetchone() is not None
+        row = await (await connection.execute(_SQL["put_queue"], parameters)).fetchone()
+        await _wake(connection, row)
+        return row is not None
 
     return await database.transaction(work)
 
 
 async def drop(database: Database, uid: str) -> bool:
     """Record that a Queue resource is gone: its limits go with it. Returns whether it was news."""
-    return bool(await database.fetch(_SQL["drop_queue"], {"uid": uid}))
+
+    async def work(connection: Connection) -> bool:
+        row = await (await connection.execute(_SQL["drop_queue"], {"uid": uid})).fetchone()
+        await _wake(connection, row)
+        return row is not None
+
+    return await database.transaction(work)
+
+
+async def _wake(connection: Connection, queue: Mapping[str, Any] | None) -> None:
+    """Let those look who wait for runs of a queue whose limits have changed."""
+    if queue is not None:
+        rows = await (await connection.execute(_SQL["keys_of_queue"], {"queue_id": queue["id"]})).fetchall()
+        for row in rows:
+            connection.may_start(row["pod_key"], row["n"])
 
 
 async def with_resource(database: Database) -> list[dict[str, Any]]:

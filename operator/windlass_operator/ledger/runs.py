@@ -25,6 +25,8 @@ _CLAIMABLE: Final = frozenset({RunState.QUEUED, RunState.COMPENSATING})
 _EVENTS: Final = {RunEvent.RETRY: "RetryScheduled", RunEvent.RESUME: "Resumed", RunEvent.WAKE: "Woken"}
 """What is called otherwise than the state it leads to."""
 _ADDED_LATER: Final = frozenset({"total_timeout", "queue", "priority"})
+_OF_NO_RUN: Final = frozenset({"standby"})
+"""Parts of a snapshot that no run depends on: an edit of them makes no version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,10 @@ async def ensure_version(
         await connection.execute(_SQL["lock_project"], {"project_id": project_id})
         key = pod_key(project_uid, snapshot.pod)
         parts = msgspec.json.encode(snapshot.pod).decode()
-        await connection.execute(_SQL["ensure_pod_key"], {"key": key, "project_id": project_id, "parts": parts})
+        in_pool = {"pool": snapshot.pod.pool}
+        await connection.execute(
+            _SQL["ensure_pod_key"], {"key": key, "project_id": project_id, "parts": parts, **in_pool}
+        )
         queue = {"project_id": project_id, "name": snapshot.queue or task, "named": snapshot.queue is not None}
         row = await (await connection.execute(_SQL["ensure_queue"], queue)).fetchone()
         assert row is not None, "an upsert returns its row"
@@ -135,7 +140,8 @@ def _spec_hash(spec: str) -> str:
 
     An upgrade would otherwise give every Task a new version.
     """
-    parts = msgspec.json.decode(spec)
+    parts = {k: v for k, v in msgspec.json.decode(spec).items() if k not in _OF_NO_RUN}
+    parts["pod"] = {k: v for k, v in parts["pod"].items() if k != "pool" or v is not None}
     return content_hash({k: v for k, v in parts.items() if k not in _ADDED_LATER or v is not None})
 
 
@@ -257,7 +263,13 @@ async def _queue(connection: Connection, run: LockedRun, state: RunState) -> Non
     # The entry of a queued run that we cannot take is in the hands of a claim that waits for the run: it finds what we
     # make of it. One that is being compensated has none while its attempt is open.
     if state in _CLAIMABLE and (taken is not None or run.state is not RunState.QUEUED):
-        await connection.execute(_SQL["enqueue"], {"run_id": run.id})
+        await _enqueue(connection, run.id)
+
+
+async def _enqueue(connection: Connection, run_id: UUID) -> None:
+    row = await (await connection.execute(_SQL["enqueue"], {"run_id": run_id})).fetchone()
+    if row is not None:
+        connection.may_start(row["pod_key"], row["due"])
 
 
 async def add_event(
@@ -288,7 +300,7 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
     row = await (await connection.execute(_SQL["bind_version"], parameters)).fetchone()
     if row is None:
         return False
-    await connection.execute(_SQL["enqueue"], {"run_id": run_id})
+    await _enqueue(connection, run_id)
     await add_event(connection, run_id, row["revision"], "TaskFound")
     await want_projection(connection, [run_id])
     return True
@@ -429,7 +441,8 @@ def facts_of(row: Mapping[str, Any]) -> RunFacts:
             missing=row["queue_missing"],
         )
     held = Gate(row["reason"], row["message"] or "") if row["held_since"] is not None else None
-    return RunFacts(row["available_at"], row["attempts"], queue, held)
+    missing_pool = row["pool"] if row["pool_missing"] else None
+    return RunFacts(row["available_at"], row["attempts"], queue, held, missing_pool)
 
 
 def _with_reason(row: dict[str, Any]) -> dict[str, Any]:

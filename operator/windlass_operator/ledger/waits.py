@@ -169,7 +169,8 @@ async def _wake(connection: Connection, ended: list[dict[str, Any]]) -> None:
         row["run_id"] for row in ended if _wakes_by_itself(row) or (row["run_id"], row["wake_group"]) not in open_groups
     }
     if ready:
-        await connection.execute(_SQL["wake_runs"], {"run_ids": sorted(ready)})
+        for row in await (await connection.execute(_SQL["wake_runs"], {"run_ids": sorted(ready)})).fetchall():
+            connection.may_start(row["pod_key"], row["n"])
 
 
 def _wakes_by_itself(row: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from windlass_operator.kube import manifests
 from windlass_operator.kube.manifests import RunnerSettings
 from windlass_operator.local.pods import LocalPods
 from windlass_operator.local.resources import LocalResources, snapshot_of
-from windlass_operator.resources.names import QUEUE_KIND, RUN_KIND, TASK_KIND
+from windlass_operator.resources.names import QUEUE_KIND, RUN_KIND, TASK_KIND, WORKER_POOL_KIND
 
 
 class LocalCluster:
@@ -48,15 +48,29 @@ class LocalCluster:
         """Read a Task.
 
         One that names a Queue which is not there has a queue of its own: in a cluster it would wait for the Queue, and
-        here most people have none.
+        here most people have none. The same goes for one that names a WorkerPool which is not there: its runs have
+        runners of their own.
         """
         found = self._resources.get(TASK_KIND, namespace, name)
         if found is None:
             return None
         snapshot = snapshot_of(found)
-        if snapshot.queue is None or self._resources.get(QUEUE_KIND, namespace, snapshot.queue) is not None:
-            return snapshot
-        return replace(snapshot, queue=None)
+        if snapshot.queue is not None and self._resources.get(QUEUE_KIND, namespace, snapshot.queue) is None:
+            snapshot = replace(snapshot, queue=None)
+        pool = snapshot.pod.pool
+        if pool is not None and self._resources.get(WORKER_POOL_KIND, namespace, pool) is None:
+            snapshot = replace(snapshot, pod=replace(snapshot.pod, pool=None, isolation="Pod"))
+        return snapshot
+
+    async def each_task(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield all Tasks."""
+        for body in self._resources.all(TASK_KIND):
+            yield body
+
+    async def task_uid(self, namespace: str, name: str) -> str | None:
+        """Return the UID of the Task with this name, or None."""
+        found = self._resources.get(TASK_KIND, namespace, name)
+        return None if found is None else str(found["metadata"]["uid"])
 
     async def patch_task_status(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
         """Write a Task's status; False when the Task is gone."""
@@ -67,8 +81,7 @@ class LocalCluster:
 
         What a pod is made of is held to the same rules as in a cluster, although little of it has a meaning here.
         """
-        named = manifests.PodPlan(plan.name, plan.namespace, plan.pod_key)
-        body = manifests.runner_pod(named, parts, RunnerSettings(self.api_url))
+        body = manifests.runner_pod(manifests.named(plan), parts, RunnerSettings(self.api_url, ahead="secret"))
         env = body["spec"]["containers"][0]["env"]
         return await self._pods.create(plan, env, self._credentials[plan.namespace])
 

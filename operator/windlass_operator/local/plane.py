@@ -18,16 +18,17 @@ from windlass_operator.config import Config
 from windlass_operator.context import Context, Operator
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.domain.pods import PodSeen
-from windlass_operator.ledger import pods, projection
+from windlass_operator.ledger import heads, pods, projection
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
 from windlass_operator.local.approvals import LocalApprovals
 from windlass_operator.local.callers import LocalReviews, LoopbackOnly
 from windlass_operator.local.cluster import LocalCluster
 from windlass_operator.local.pods import LocalPods
+from windlass_operator.local.pools import LocalPools
 from windlass_operator.local.queues import LocalQueues
 from windlass_operator.local.resources import Applied, LocalResources
-from windlass_operator.resources.names import QUEUE_KIND, RUN_KIND, TASK_KIND
+from windlass_operator.resources.names import QUEUE_KIND, RUN_KIND, TASK_KIND, WORKER_POOL_KIND
 from windlass_operator.services.platform import Platform
 from windlass_operator.serving import application, settings
 
@@ -113,13 +114,13 @@ class LocalPlane:
             cluster = cluster_of(resources, runners)
             url = cluster.api_url = f"http://{_HOST}:{listener.getsockname()[1]}"
             config = Config(postgres_uri=dsn, api_url=url, pod_name="local", pool_size=_CONNECTIONS)
-            platform = Platform(cluster, LocalApprovals(), LocalQueues(resources), _nothing)
+            platform = Platform(cluster, LocalApprovals(), LocalQueues(resources), LocalPools(resources), _nothing)
             plane = cls(url, Context(config, platform, "windlass-dev", now=now), resources, runners)
             async with plane._serving(listener, token), plane._operating() if operates else contextlib.nullcontext():
                 yield plane
 
     async def apply(self, body: Mapping[str, Any]) -> Applied:
-        """Create or change a Task, Run or Queue, as ``kubectl apply`` does.
+        """Create or change a resource, as ``kubectl apply`` does.
 
         Raises:
             ResourceInvalidError: It cannot be read; the error names the field.
@@ -133,7 +134,7 @@ class LocalPlane:
         return applied
 
     async def delete(self, kind: str, namespace: str, name: str) -> bool:
-        """Delete a Task, Run or Queue, as ``kubectl delete`` does; False if there is none."""
+        """Delete a resource, as ``kubectl delete`` does; False if there is none."""
         found = self.resources.delete(kind, namespace, name)
         if found is None:
             return False
@@ -150,7 +151,12 @@ class LocalPlane:
     async def _tell(self, body: Mapping[str, Any], *, deleted: bool = False) -> None:
         assert self._operator is not None, "the plane runs"
         operator = self._operator
-        tell = {TASK_KIND: operator.task_seen, RUN_KIND: operator.run_seen, QUEUE_KIND: operator.queue_seen}
+        tell = {
+            TASK_KIND: operator.task_seen,
+            RUN_KIND: operator.run_seen,
+            QUEUE_KIND: operator.queue_seen,
+            WORKER_POOL_KIND: operator.worker_pool_seen,
+        }
         await tell[body["kind"]](body, deleted=deleted)
 
     @asynccontextmanager
@@ -179,7 +185,7 @@ class LocalPlane:
         operator = self._operator = await Operator.lead(self.context)
         await self._take_over(operator)
         self.runners.observe = operator.observe_pod
-        for kind in (QUEUE_KIND, TASK_KIND, RUN_KIND):
+        for kind in (QUEUE_KIND, WORKER_POOL_KIND, TASK_KIND, RUN_KIND):
             for body in self.resources.all(kind):
                 await self._tell(body)
         task = asyncio.create_task(operator.run(), name="operator")
@@ -193,6 +199,8 @@ class LocalPlane:
 
     async def _take_over(self, operator: Operator) -> None:
         """Make good what an earlier plane left behind, however it ended: its runners ended with it."""
+        for head in await heads.known(self.database):  # those that are still there are told anew
+            await heads.drop(self.database, head.uid)
         for row in await pods.believed_alive(self.database, timedelta(0)):
             name, namespace, uid = row["name"], row["namespace"], row["uid"]
             gone = PodSeen(name, namespace, uid, exists=False, ended=True, succeeded=False, started=False)

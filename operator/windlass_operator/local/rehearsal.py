@@ -24,7 +24,7 @@ from windlass_operator.local.pods import LocalPods
 from windlass_operator.local.resources import DEFAULT_NAMESPACE, LocalResources
 from windlass_operator.resources.names import TASK_KIND
 from windlass_operator.services.approvals import Verdict
-from windlass_operator.services.attempts import PodIdentity
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.submission import Submission

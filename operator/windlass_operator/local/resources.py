@@ -1,4 +1,4 @@
-"""Tasks, Runs and Queues in memory, held to the rules that an API server holds them to."""
+"""Tasks, Runs, Queues and WorkerPools in memory, held to the rules that an API server holds them to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from windlass_operator.resources.base import ResourceInvalidError
 from windlass_operator.resources.queue import QueueSpec
 from windlass_operator.resources.run import RunSpec
 from windlass_operator.resources.task import TaskSpec
+from windlass_operator.resources.worker_pool import WorkerPoolSpec
 
 DEFAULT_NAMESPACE: Final = "default"
+_KINDS: Final = (names.TASK_KIND, names.RUN_KIND, names.QUEUE_KIND, names.WORKER_POOL_KIND)
 LOCAL_IMAGE: Final = "local"
 """What stands for the image in the versions of Tasks: the code of this machine."""
 
@@ -39,7 +41,7 @@ class Applied:
 
 
 class LocalResources:
-    """What an API server would keep of Tasks, Runs and Queues."""
+    """What an API server would keep of our resources."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, dict[str, Any]] = {}
@@ -61,8 +63,9 @@ class LocalResources:
             snapshot_of(body)
             mark = content_hash(TaskSpec.from_object(spec, at="spec").to_object())
             uid = str(uuid5(NAMESPACE_URL, f"{namespace}/{name}"))
-        elif kind == names.QUEUE_KIND:
-            mark = content_hash(QueueSpec.from_object(spec, at="spec").to_object())
+        elif kind in (names.QUEUE_KIND, names.WORKER_POOL_KIND):
+            model = QueueSpec if kind == names.QUEUE_KIND else WorkerPoolSpec
+            mark = content_hash(model.from_object(spec, at="spec").to_object())
             # Another one with each start: the ledger takes what is new for news, whatever it saw before.
             before = self._objects.get(key)
             uid = before["metadata"]["uid"] if before else str(uuid4())
@@ -119,13 +122,13 @@ def key_of(body: Mapping[str, Any]) -> Key:
     """Return kind, namespace and name of an object.
 
     Raises:
-        ResourceInvalidError: They are not those of a Task, Run or Queue.
+        ResourceInvalidError: They are not those of a resource that local mode knows.
     """
     kind, version = body.get("kind"), body.get("apiVersion")
-    if kind not in (names.TASK_KIND, names.RUN_KIND, names.QUEUE_KIND) or version != names.API_VERSION:
+    if kind not in _KINDS or version != names.API_VERSION:
         raise ResourceInvalidError(
-            f"{str(version)[:80]} {str(kind)[:80]} is nothing that local mode knows. It takes Tasks, Runs and Queues "
-            f"of {names.API_VERSION}.",
+            f"{str(version)[:80]} {str(kind)[:80]} is nothing that local mode knows. It takes Tasks, Runs, Queues "
+            f"and WorkerPools of {names.API_VERSION}.",
             field="kind",
         )
     metadata = body.get("metadata")

@@ -30,6 +30,18 @@ class ResourceInvalidError(WindlassError):
     code, http_status = "SpecInvalid", 422
 
 
+class FieldError(ValueError):
+    """What a rule over several fields says is wrong with one of them.
+
+    Attributes:
+        field: Of the model that has the rule, as it is written.
+    """
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
 class KubeModel(BaseModel):
     """A part of a resource: snake_case here, camelCase on the wire."""
 
@@ -68,9 +80,10 @@ class KubeModel(BaseModel):
 def _first_problem(error: Exception, at: str) -> ResourceInvalidError:
     if not isinstance(error, ValidationError):
         return ResourceInvalidError(f"{at or 'The object'} is nested too deeply to be read.", field=at or None)
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     path = at
-    for part in first["loc"]:
+    cause = first.get("ctx", {}).get("error")
+    for part in (*first["loc"], *([cause.field] if isinstance(cause, FieldError) else [])):
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     said = first["msg"].removeprefix("Value error, ")
     return ResourceInvalidError(f"{path or 'The object'}: {said}", field=path or None)

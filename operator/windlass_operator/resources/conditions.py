@@ -2,7 +2,7 @@
 
 A Run carries ``Succeeded`` (Unknown until the end, then True or False), ``Finished`` (True at every end, so that one
 wait covers them all), and ``SpecChangeIgnored`` while its spec is not the accepted one. It never carries ``Ready``:
-tools that wait for an installation would call a failed run a failed installation. A Task, and a Queue, carries
+tools that wait for an installation would call a failed run a failed installation. A Task, a Queue or a WorkerPool has
 ``Ready``, and ``Stalled`` while its spec cannot work: only that tells a doomed object from a slow one. An Approval
 carries ``Approved`` (Unknown until it is over) and ``Finished``, and ``DecisionIgnored`` where its spec has another
 decision.
@@ -138,6 +138,43 @@ def ready_conditions(
     if problem:
         # Present only while true, as for every condition that means trouble.
         wanted.append(Condition(type=ConditionType.STALLED, status="True", reason=problem, **shared))
+    return merge(current, wanted)
+
+
+def pool_conditions(
+    *,
+    invalid: tuple[str, str] | None,
+    failing: tuple[str, str] | None,
+    waits_for: int,
+    tasks: bool,
+    generation: int,
+    now: datetime,
+    current: Sequence[Condition] = (),
+) -> list[Condition]:
+    """Return the conditions of a WorkerPool.
+
+    Args:
+        invalid: Reason and message why its spec cannot be used, or None.
+        failing: Reason and message why its pods do not start, or None.
+        waits_for: Pods that are still to come up.
+        tasks: Whether a Task names it.
+        generation: ``metadata.generation`` that was judged.
+        now: When this is decided, aware.
+        current: What the object shows now.
+    """
+    ready: Status = "True"
+    reason, message = ("Accepted", "") if tasks else ("NoTask", "No Task names this pool, so it has no pods.")
+    if waits_for:
+        ready, reason = "False", Reason.PODS_STARTING.value
+        message = f"{waits_for} of its pods {'is' if waits_for == 1 else 'are'} not up yet."
+    if invalid or failing:
+        ready, (reason, message) = "False", invalid or failing or ("", "")
+    shared = {"observed_generation": generation, "last_transition_time": _whole_seconds(now)}
+    wanted = [Condition(type=ConditionType.READY, status=ready, reason=reason, message=message, **shared)]
+    if invalid:
+        wanted.append(
+            Condition(type=ConditionType.STALLED, status="True", reason=invalid[0], message=invalid[1], **shared)
+        )
     return merge(current, wanted)
 
 

@@ -232,6 +232,16 @@ class Reason(StrEnum):
         "The Task names a Queue that is not in the namespace, so nobody knows its limits.",
         "Create the Queue, or take queue out of the Task.",
     )
+    POOL_NOT_FOUND = (
+        "PoolNotFound",
+        "The Task names a WorkerPool that is not in the namespace, so there are no pods to run in.",
+        "Create the WorkerPool, or change pool of the Task.",
+    )
+    PODS_STARTING = (
+        "PodsStarting",
+        "Pods of the WorkerPool that should be up are still to come.",
+        "Nothing. If it lasts, look at the pods with the selector in the pool's status.",
+    )
     QUEUE_FULL = (
         "QueueFull",
         "As many runs wait in the queue as its maxLength allows; this one was refused.",

@@ -9,6 +9,7 @@ from windlass.durations import parse_duration
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.resources.base import (
     Duration,
+    FieldError,
     FreeFormObject,
     KubeModel,
     ObjectName,
@@ -170,6 +171,32 @@ class TaskSpec(KubeModel):
                 "source goes with entrypoint. Put what a command runs into its image, or into command itself.",
                 at=".source",
             ),
+            rule(
+                "(self.isolation == 'Pool') == has(self.pool)",
+                "isolation: Pool and pool go together. Name the WorkerPool in pool, or leave both out.",
+                at=".pool",
+            ),
+            rule(
+                "self.isolation != 'Pool' || !has(self.command)",
+                "A task with command needs pods of its own, in its own image. Leave out isolation and pool.",
+                at=".command",
+            ),
+            rule(
+                "self.isolation != 'Pool' || !has(self.resources)"
+                " || !(has(self.resources.requests) || has(self.resources.limits))",
+                "The pods of a pool are shared by its Tasks. Set resources of the WorkerPool.",
+                at=".resources",
+            ),
+            rule(
+                "self.isolation != 'Pool' || !has(self.podTemplate)",
+                "The pods of a pool are shared by its Tasks. Set podTemplate of the WorkerPool.",
+                at=".podTemplate",
+            ),
+            rule(
+                "self.isolation != 'Pool' || !has(self.standby) || self.standby == 0",
+                "standby is for pods of a Task's own. Set standby of the WorkerPool, which counts free slots.",
+                at=".standby",
+            ),
         )
     )
 
@@ -233,8 +260,17 @@ class TaskSpec(KubeModel):
     a securityContext that is no weaker, and one container named runner (main for a task with command) with
     volumeMounts, ports, workingDir, resources or imagePullPolicy. Anything else would make the pod unsafe or not ours;
     runs then show the reason PodTemplateInvalid."""
-    isolation: Literal["Pod"] = "Pod"
-    """Pod: each attempt runs in a pod of its own."""
+    isolation: Literal["Pod", "Pool"] = "Pod"
+    """Pod: each attempt runs in a pod of its own. Pool: in a process of its own, in a pod of the WorkerPool that pool
+    names; such pods are up already, and take one run after the other, of all Tasks that name the pool."""
+    pool: ObjectName | None = None
+    """The WorkerPool in whose pods the runs go, with isolation Pool. It gives the pods their resources and podTemplate;
+    image and env are the Task's. Until there is a WorkerPool of that name in the namespace, the runs wait, with the
+    reason PoolNotFound."""
+    standby: int = Field(0, ge=0, le=100)
+    """Pods to keep ready: started ahead of any run, with the code imported, each for one attempt. A run then starts
+    within milliseconds in a pod of its own, and another pod takes the place of the one that it took. Each of them holds
+    its CPU and memory requests while it waits. Default: none; a pod is started for each attempt."""
     ttl_after_finished: Duration = "1h"
     """How long a finished Run resource stays before it is deleted. The run itself, with its steps, logs and result,
     stays in the ledger and can be read through the API and the command line."""
@@ -249,6 +285,24 @@ class TaskSpec(KubeModel):
             raise ValueError(
                 "source goes with entrypoint; put what a command runs into its image, or into command itself"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _at_home_in_its_pool(self) -> "TaskSpec":
+        if (self.isolation == "Pool") != (self.pool is not None):
+            text = "isolation: Pool and pool go together. Name the WorkerPool in pool, or leave both out."
+            raise FieldError("isolation" if self.pool is None else "pool", text)
+        if self.pool is None:
+            return self
+        if self.command is not None:
+            raise FieldError("command", "A task with command needs pods of its own. Leave out isolation and pool.")
+        for field, value in (("resources", self.resources.to_object()), ("podTemplate", self.pod_template)):
+            if value:
+                raise FieldError(
+                    field, f"The pods of a pool are shared by its Tasks. Set {field} of the WorkerPool instead."
+                )
+        if self.standby:
+            raise FieldError("standby", "It is for pods of a Task's own. Set standby of the WorkerPool instead.")
         return self
 
     @property

@@ -12,6 +12,7 @@ from windlass_operator.services.pods import Cluster as Pods
 from windlass_operator.services.projection import RunResources
 from windlass_operator.services.queues import QueueResources
 from windlass_operator.services.tasks import TaskResources
+from windlass_operator.services.worker_pools import WorkerPoolResources
 
 
 class Cluster(Pods, TaskResources, RunReader, RunResources, SecretStore, Namespaces, Protocol):
@@ -23,13 +24,15 @@ class Platform:
     """One such place.
 
     Attributes:
-        cluster: Everything but approvals and queues.
+        cluster: Everything but approvals, queues and pools.
         approvals: Resources of approvals.
         queues: Resources of queues.
+        pools: Resources of worker pools.
         close: Ends the connections to it.
     """
 
     cluster: Cluster
     approvals: ApprovalObjects
     queues: QueueResources
+    pools: WorkerPoolResources
     close: Callable[[], Awaitable[None]]

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -13,26 +14,30 @@ import structlog
 from windlass import protocol
 from windlass_operator import metrics
 from windlass_operator.domain import memory
-from windlass_operator.domain.backlog import KeyFacts, key_backoff, pods_to_start
+from windlass_operator.domain.backlog import key_backoff, pods_to_drain, pods_to_start, standby_to_start
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
 from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
-from windlass_operator.ledger import attempts, pods, projection, runs
+from windlass_operator.ledger import attempts, pods, projection, runs, worker_pools
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
 from windlass_operator.ledger.projection import LeadershipLostError
 from windlass_operator.resources.reasons import Reason
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.credentials import CredentialService
+from windlass_operator.services.pool_pods import pool_pod, with_template
 
 log = structlog.get_logger()
 
 _KEEP_SUCCEEDED: Final = timedelta(seconds=60)
 _KEEP_FAILED: Final = timedelta(hours=1)
 _IDLE: Final = timedelta(seconds=60)
-_NOBODYS_FAULT: Final = frozenset({0, 5})
+_PROOF: Final = timedelta(seconds=30)
+"""For how long a standby pod must have waited until its key counts as one whose pods work."""
+_NOTHING_TO_CLAIM: Final = 5
+_NOBODYS_FAULT: Final = frozenset({0, _NOTHING_TO_CLAIM})
 """Exit codes of a runner that was asked to stop, or found nothing to claim."""
 _POSTS: Final = 8
 """Pods that are being posted at once."""
@@ -113,15 +118,13 @@ class PodService:
         """
         upcoming: list[timedelta] = []
         for key in await pods.backlog(self._database):
-            upcoming += [t - key.now for t in (key.next_at, key.backoff_until) if t is not None and t > key.now]
-            if key.ready <= 0:
-                continue
+            times = (key.next_at, key.facts.backoff_until)
+            upcoming += [t - key.now for t in times if t is not None and t > key.now]
             try:
-                if await self._cluster.is_gone(Project(key.project_uid, key.namespace)):
-                    continue  # its runs are about to be cancelled; a successor's pods must never do them
-                await self._credentials.ensure(key.project_uid, key.project_id, key.namespace)
-                plans = await self._plan(key)
-                await asyncio.gather(*(self._create(pod_id, plan, key.parts) for plan, pod_id in plans))
+                if any(self._wanted(key, 0)):
+                    await self._start(key)
+                if surplus := pods_to_drain(key.facts):
+                    await self._drain(key, surplus)
             except (LeadershipLostError, LedgerUnavailableError):
                 raise
             except WindlassError as error:
@@ -129,25 +132,52 @@ class PodService:
                 await self._note_problem(key.key, error.code, error.message)
         return min(upcoming, default=None)
 
+    def _wanted(self, key: KeyBacklog, everywhere: int) -> tuple[int, int]:
+        """Return how many pods to start for runs, and how many to keep ready."""
+        facts, limit, now = key.facts, self._max_starting, key.now
+        count = pods_to_start(facts, starting_everywhere=everywhere, limit=limit, now=now)
+        ahead = standby_to_start(facts, starting_everywhere=everywhere + count, limit=limit, now=now)
+        return count, 0 if count and facts.backoff_until is not None else ahead
+
+    async def _start(self, key: KeyBacklog) -> None:
+        if await self._cluster.is_gone(Project(key.project_uid, key.namespace)):
+            return  # its runs are about to be cancelled; a successor's pods must never do them
+        await self._credentials.ensure(key.project_uid, key.project_id, key.namespace)
+        plans = await self._plan(key)
+        await asyncio.gather(*(self.create(pod_id, plan, key.parts) for plan, pod_id in plans))
+
     async def _plan(self, key: KeyBacklog) -> list[tuple[PodPlan, UUID]]:
         """Write the rows of new pods. The names come from the rows' ids, so a repeated POST finds its pod."""
-        facts = KeyFacts(ready=key.ready, starting=key.starting, backoff_until=key.backoff_until)
         plans: list[tuple[PodPlan, UUID]] = []
 
         async def work(connection: Connection) -> list[tuple[PodPlan, UUID]]:
             await projection.check_epoch(connection, self._epoch)
             if not plans:  # decided once: rows whose commit nobody heard of would otherwise get twins
-                everywhere = await pods.starting(connection)
-                count = pods_to_start(facts, starting_everywhere=everywhere, limit=self._max_starting, now=key.now)
-                ids = [new_id() for _ in range(count)]
-                plans.extend((PodPlan(_pod_name(key.task, i), key.namespace, key.key, key.task), i) for i in ids)
+                count, ahead = self._wanted(key, await pods.starting(connection))
+                for n in range(count + ahead):
+                    pod_id = new_id()
+                    name = _pod_name(key.task, pod_id)
+                    plans.append((PodPlan(name, key.namespace, key.key, key.task, ahead=n >= count), pod_id))
             for plan, pod_id in plans:
-                await pods.plan(connection, pod_id, key.project_id, key.key, plan.name, plan.namespace)
+                await pods.plan(connection, pod_id, key.project_id, plan)
             return plans
 
         return await self._database.transaction(work)
 
-    async def _create(self, pod_id: UUID, plan: PodPlan, parts: PodParts) -> None:
+    async def _drain(self, key: KeyBacklog, count: int) -> None:
+        """Delete standby pods that are too many, once the ledger lets them take nothing any more."""
+
+        async def work(connection: Connection) -> list[dict[str, Any]]:
+            await projection.check_epoch(connection, self._epoch)
+            return await pods.drain_standby(connection, key.key, count)
+
+        rows = await self._database.transaction(work)
+        if rows:
+            log.info("standby pods drained", pod_key=key.key, namespace=key.namespace, pods=len(rows))
+        await self._delete(rows)
+
+    async def create(self, pod_id: UUID, plan: PodPlan, parts: PodParts) -> None:
+        """Create the pod of a row that is written. What goes wrong is recorded, or the row is taken up again."""
         try:
             async with self._posts:
                 uid = await self._cluster.create_pod(plan, parts)
@@ -171,8 +201,14 @@ class PodService:
     async def resume_plans(self) -> None:
         """Create pods whose row was written and whose POST may not have happened."""
         for row in await pods.planned(self._database, _STALE_PLAN):
-            plan = PodPlan(row["name"], row["namespace"], row["pod_key"], row["name"].rsplit("-", 1)[0])
-            await self._create(row["id"], plan, pods.decode_parts(row["parts"]))
+            task = row["name"].rsplit("-", 1)[0]
+            plan = PodPlan(row["name"], row["namespace"], row["pod_key"], task, ahead=row["ahead"])
+            parts = pods.decode_parts(row["parts"])
+            pool = await worker_pools.template_of_key(self._database, row["pod_key"])
+            if pool is not None:
+                plan = replace(plan, pool=pool_pod(*pool))
+                parts = with_template(parts, pool[1])
+            await self.create(row["id"], plan, parts)
 
     async def observe(self, seen: PodSeen) -> None:
         """Take note of a pod. Level-triggered: seeing the same twice changes nothing."""
@@ -194,7 +230,7 @@ class PodService:
         reason = seen.reason or ("PodDeleted" if not seen.exists else "PodEnded")
         message = seen.message or ("The pod was deleted." if not seen.exists else "The pod ended.")
         last_state = await self._last_state(seen)
-        if not row.claim_id and last_state and (lines := last_state.get("lines")):
+        if not row.served and last_state and (lines := last_state.get("lines")):
             message = f"{message} Its last line: {lines[-1][:300]}"  # why a runner could not even begin
         # Before, since once the end of the pod is recorded nobody looks for what it held, and after, since until then
         # a claim that was on its way may have been answered.
@@ -204,7 +240,7 @@ class PodService:
             row.pod_key,
             reason=reason,
             message=message,
-            claimed=row.claim_id is not None or seen.exit_code in _NOBODYS_FAULT or not seen.exists,
+            claimed=row.served or seen.exit_code in _nobodys_fault(row) or not seen.exists,
             node=seen.node,
             last_state=last_state,
             keep=_KEEP_SUCCEEDED if seen.exit_code in _NOBODYS_FAULT else _KEEP_FAILED,
@@ -272,7 +308,11 @@ class PodService:
 
     async def delete_due(self) -> None:
         """Delete pods whose time to be looked at is over, and pods on their way that nothing waits for."""
-        rows = await pods.to_delete(self._database) + await pods.idle_starting(self._database, _IDLE)
+        await pods.drain_idle_starting(self._database, _IDLE)
+        await pods.recovered(self._database, _PROOF)
+        await self._delete(await pods.to_delete(self._database))
+
+    async def _delete(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["uid"] is not None:
                 await self._cluster.delete_pod(row["namespace"], row["name"], row["uid"])
@@ -305,6 +345,15 @@ class PodService:
                         started=False,
                     )
                 )
+
+
+def _nobodys_fault(row: PodRow) -> frozenset[int]:
+    """Return the exit codes that are no failure of a pod that took nothing.
+
+    A standby pod that found nothing does not know that it should wait: its runner is too old for that, and the next one
+    will be too.
+    """
+    return _NOBODYS_FAULT - {_NOTHING_TO_CLAIM} if row.ahead else _NOBODYS_FAULT
 
 
 def _charged(reason: str, message: str, used: int | None, limit: int | None) -> tuple[str, str, protocol.FailureClass]:

@@ -15,7 +15,8 @@ from windlass_operator.ledger.attempts import LockedAttempt, Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun
 from windlass_operator.ledger.waits import Due, Outcome
-from windlass_operator.services.attempts import AttemptService, parse_token, step_from_row
+from windlass_operator.services.attempts import AttemptService, parse_token
+from windlass_operator.services.handover import step_from_row
 
 Begin = Callable[[Connection, Writer, protocol.Wait], Awaitable[None]]
 """What a kind of wait does when it begins, in the transaction that begins it. Raises what the code is to be told."""

@@ -13,6 +13,7 @@ from windlass.cli.events import events
 from windlass.cli.exits import API, refusals, usage
 from windlass.cli.options import reaches_api
 from windlass.cli.output import Form, is_terminal, say, show_data, write
+from windlass.cli.pools import pools
 from windlass.cli.queues import explain, queues
 from windlass.cli.runs import runs
 from windlass.cli.trigger import run
@@ -122,5 +123,5 @@ def doctor(access: Access, form: str) -> None:
 
 
 completion.epilog = _COMPLETION
-for command in (dev, run, runs, explain, queues, approvals, events, completion):
+for command in (dev, run, runs, explain, queues, pools, approvals, events, completion):
     app.add_command(command)

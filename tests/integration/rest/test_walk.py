@@ -40,6 +40,7 @@ PERMISSIONS = {
     "resume": ("patch", "runs"),
     "send_event": ("create", "events"),
     "list_queues": ("list", "queues"),
+    "list_pools": ("list", "workerpools"),
     "explain_run": ("get", "runs"),
 }
 

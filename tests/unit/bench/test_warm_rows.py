@@ -112,7 +112,7 @@ def test_what_cannot_be_measured_is_said_and_has_no_figure(capsys: pytest.Captur
     assert {one.ours for one in made} == {None}
     assert {one.ratio for one in made} == {None}
     assert all(one.goal for one in made)
-    assert "not measured (runners of this tree take one run each); Restate" in capsys.readouterr().out
+    assert "not measured (this tree's runners cannot do that); Restate" in capsys.readouterr().out
     assert table({"Restate": found(800, 3.0)})[2].count("not measured") == 10
 
 

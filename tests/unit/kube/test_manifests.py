@@ -2,14 +2,18 @@
 
 import copy
 import os
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
+from windlass_operator.domain import pods as plans
 from windlass_operator.domain.pod_key import PodParts
-from windlass_operator.kube.manifests import EnvInvalidError, PodPlan, RunnerSettings, runner_pod
+from windlass_operator.domain.pods import PoolPod
+from windlass_operator.kube.manifests import EnvInvalidError, PodPlan, RunnerSettings, named, runner_pod
 from windlass_operator.kube.pod_template import PodTemplateInvalidError
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -90,6 +94,33 @@ def test_the_same_parts_give_the_same_pod_and_stay_as_they_were(name: str) -> No
     before = copy.deepcopy(key)
     assert runner_pod(PLAN, key, settings) == runner_pod(PLAN, key, settings)
     assert key == before
+
+
+@pytest.mark.parametrize("name", ["baked-code", "container-task"])
+def test_a_standby_pod_differs_in_its_identity_and_in_knowing_what_it_is(name: str) -> None:
+    key, settings = CASES[name]
+    plan = replace(PLAN, ahead=True)
+    found = runner_pod(plan, key, settings)
+    standby = {"name": "WINDLASS_STANDBY", "value": "1"}
+    taken = [c["env"].remove(standby) for c in _containers(found) if standby in c.get("env", [])]
+    assert len(taken) == 1
+    assert found == runner_pod(PLAN, key, replace(settings, identity="token"))
+    assert "windlass-runner" not in str(_containers(found))
+
+
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+
+
+def test_a_pod_of_a_pool_is_its_golden_file() -> None:
+    pool = PoolPod("fast", timedelta(hours=1), max_runs=100)
+    plan = named(plans.PodPlan("fast-x7k2p", "shop", PLAN.pod_key, "", ahead=True, pool=pool))
+    template = {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "batch"}}}
+    found = runner_pod(plan, parts(env=ENV, resources=RESOURCES, pod_template=template, isolation="Pool"), SETTINGS)
+    file = GOLDEN / "pool.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(yaml.safe_dump(found, sort_keys=False))
+    assert found == yaml.safe_load(file.read_text())
 
 
 def env_of(key: PodParts, settings: RunnerSettings = SETTINGS) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from windlass_operator.resources import crd, pages
+from windlass_operator.resources.crd_kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
-CRDS = [crd.task_crd(), crd.run_crd(), crd.approval_crd(), crd.queue_crd()]
+CRDS = [make() for make in KINDS]
 
 
 def _schema(document: dict[str, Any]) -> Any:
@@ -98,6 +99,7 @@ def test_everything_has_a_bound(node: dict[str, Any]) -> None:
             "Run",
             "Approval",
             "Queue",
+            "WorkerPool",
         )
     if node.get("type") == "array":
         assert "maxItems" in node
@@ -105,7 +107,7 @@ def test_everything_has_a_bound(node: dict[str, Any]) -> None:
         assert "maxProperties" in node
 
 
-@pytest.mark.parametrize("document", CRDS, ids=["Task", "Run", "Approval", "Queue"])
+@pytest.mark.parametrize("document", CRDS, ids=lambda document: document["spec"]["names"]["kind"])
 def test_every_field_says_what_it_is(document: dict[str, Any]) -> None:
     for path, node in _nodes(_schema(document)):
         if path in ("", ".metadata") or path.endswith("[]"):
@@ -130,6 +132,22 @@ def test_names_are_the_documented_ones(document: dict[str, Any], short: str) -> 
     assert document["spec"]["versions"][0]["subresources"] == {"status": {}}
 
 
+def test_a_pool_can_be_scaled_by_others() -> None:
+    assert CRDS[4]["spec"]["names"]["shortNames"] == ["wp"]
+    assert CRDS[4]["spec"]["versions"][0]["subresources"] == {
+        "status": {},
+        "scale": {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        },
+    }
+    spec = _schema(CRDS[4])["properties"]["spec"]["properties"]
+    assert "default" not in spec["replicas"], "absent: Windlass decides"
+    assert (spec["minReplicas"]["default"], spec["maxReplicas"]["default"], spec["slots"]["default"]) == (0, 10, 1)
+    assert (spec["scaleDownAfter"]["default"], spec["reuse"]["default"]) == ("5m", {"maxAge": "1h"})
+
+
 def test_defaults_stand_in_the_schema() -> None:
     spec = _schema(CRDS[0])["properties"]["spec"]["properties"]
     assert spec["retry"]["default"] == {
@@ -140,13 +158,11 @@ def test_defaults_stand_in_the_schema() -> None:
         "jitter": "full",
     }
     assert (spec["startTimeout"]["default"], spec["ttlAfterFinished"]["default"]) == ("10m", "1h")
-    assert spec["isolation"]["enum"] == ["Pod"]
+    assert (spec["isolation"]["enum"], spec["isolation"]["default"]) == (["Pod", "Pool"], "Pod")
 
 
 def test_what_does_not_work_yet_is_absent() -> None:
-    task = _schema(CRDS[0])["properties"]["spec"]["properties"]
     run = _schema(CRDS[1])["properties"]["spec"]["properties"]
-    assert "pool" not in task
     assert not run.keys() & {"concurrencyKey", "queue", "priority"}
 
 

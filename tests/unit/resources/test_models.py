@@ -9,6 +9,7 @@ from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.resources.base import ResourceInvalidError
 from windlass_operator.resources.run import RunError, RunSpec, RunStatus
 from windlass_operator.resources.task import RetrySpec, TaskSpec
+from windlass_operator.resources.worker_pool import WorkerPoolSpec
 
 TASK: dict[str, Any] = {
     "image": "docker.io/windlass/runner:dev",
@@ -20,6 +21,7 @@ TASK: dict[str, Any] = {
     "startTimeout": "1m",
     "queue": "payments",
     "priority": 60,
+    "standby": 2,
     "payloadSchema": {"type": "object", "required": ["orderId"]},
     "env": [
         {"name": "MODE", "value": "live"},
@@ -29,6 +31,7 @@ TASK: dict[str, Any] = {
     "podTemplate": {"spec": {"nodeSelector": {"disk": "ssd"}}},
     "ttlAfterFinished": "10m",
 }
+POOLED = {"isolation": "Pool", "pool": "fast"}
 
 
 def test_a_task_is_read_whole() -> None:
@@ -84,7 +87,9 @@ def test_entrypoints_name_a_module_and_a_function(entrypoint: str) -> None:
         ({"retry": {"maxAttempts": 0}}, "spec.retry.maxAttempts"),
         ({"retry": {"minDelay": "1d", "maxDelay": "1h"}}, "spec.retry"),
         ({"retry": {"jitter": "some"}}, "spec.retry.jitter"),
+        ({"isolation": "Node"}, "spec.isolation"),
         ({"isolation": "Pool"}, "spec.isolation"),
+        ({"pool": "fast"}, "spec.pool"),
         ({"env": [{"name": "A"}, {"name": "B-C"}]}, "spec.env[1].name"),
         ({"env": {"A": "b"}}, "spec.env"),
         ({"source": {}}, "spec.source.inline"),
@@ -114,6 +119,34 @@ def test_a_task_is_a_function_or_a_command_and_the_error_says_so(spec: dict[str,
     with pytest.raises(ResourceInvalidError) as caught:
         TaskSpec.from_object(spec, at="spec")
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"entrypoint": None, "command": ["x"]}, "spec.command"),
+        ({"resources": {"limits": {"memory": "1Gi"}}}, "spec.resources"),
+        ({"podTemplate": {"spec": {}}}, "spec.podTemplate"),
+        ({"standby": 2}, "spec.standby"),
+    ],
+)
+def test_what_the_pods_of_a_pool_share_no_task_may_set(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ResourceInvalidError) as caught:
+        TaskSpec.from_object({"entrypoint": "a:b", **POOLED, **change}, at="spec")
+    assert caught.value.field == field
+
+
+def test_a_task_in_a_pool_may_have_its_code_with_it() -> None:
+    body = {"entrypoint": "a:b", **POOLED, "source": {"inline": "x = 1"}, "env": [{"name": "A"}]}
+    spec = TaskSpec.from_object(body, at="spec")
+    assert (spec.isolation, spec.pool) == ("Pool", "fast")
+
+
+def test_a_pool_is_not_smaller_than_its_fewest() -> None:
+    with pytest.raises(ResourceInvalidError) as caught:
+        WorkerPoolSpec.from_object({"minReplicas": 5, "maxReplicas": 2}, at="spec")
+    assert caught.value.field == "spec.minReplicas"
+    assert caught.value.message == "spec.minReplicas: 5 is more than maxReplicas, 2. Raise maxReplicas or lower this."
 
 
 @pytest.mark.parametrize("junk", [None, [], "x", 7, {"entrypoint": None}, {"entrypoint": {"a": []}}])

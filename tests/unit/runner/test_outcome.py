@@ -103,8 +103,8 @@ def test_memory_of_a_session_is_that_of_all_its_processes(tmp_path: Path) -> Non
         },
     )
     page = os.sysconf("SC_PAGE_SIZE")
-    assert memory.of_session(10, str(tmp_path)) == 10 * page
-    assert memory.of_session(99, str(tmp_path)) is None
+    assert memory.Sessions(str(tmp_path)).of(10) == 10 * page
+    assert memory.Sessions(str(tmp_path)).of(99) is None
 
 
 def _files(root: Path, files: dict[str, str]) -> Path:

@@ -21,7 +21,10 @@ made AS (
 queued AS (
     INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
     SELECT made.id, v.pod_key, v.queue_id, made.created_at - make_interval(secs => v.priority), made.available_at, made.expires_at
-      FROM made JOIN task_version v ON v.id = made.task_version_id),
+      FROM made JOIN task_version v ON v.id = made.task_version_id RETURNING run_id, pod_key, available_at),
 told AS (
     INSERT INTO event (run_id, n, type, reason, message) SELECT id, 1, 'Queued', reason, message FROM made)
-SELECT id FROM item WHERE NOT EXISTS (SELECT FROM made WHERE made.id = item.id);
+-- What was there already, and what may start now (or later: 0) of each pod key.
+SELECT id, NULL AS pod_key, 0 AS due FROM item WHERE NOT EXISTS (SELECT FROM made WHERE made.id = item.id)
+UNION ALL
+SELECT NULL, pod_key, (count(*) FILTER (WHERE available_at <= ledger_now()))::integer FROM queued GROUP BY pod_key;

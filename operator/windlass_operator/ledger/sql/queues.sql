@@ -40,6 +40,12 @@ RETURNING id;
 UPDATE queue SET resource_uid = NULL, generation = 0, concurrency = NULL, paused = false, max_length = NULL
  WHERE resource_uid = %(uid)s RETURNING id;
 
+-- name: keys_of_queue
+-- The pod keys of the runs that wait in a queue and are due, and how many wait: of those that come first.
+SELECT pod_key, count(*)::integer AS n FROM (
+    SELECT pod_key FROM queue_entry WHERE queue_id = %(queue_id)s AND available_at <= ledger_now() ORDER BY rank LIMIT 1000) first
+ GROUP BY pod_key;
+
 -- name: queues_with_resource
 SELECT q.resource_uid AS uid, q.name, p.namespace FROM queue q JOIN project p ON p.id = q.project_id WHERE q.resource_uid IS NOT NULL;
 

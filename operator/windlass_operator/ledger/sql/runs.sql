@@ -7,7 +7,7 @@ made AS (
 SELECT id FROM found UNION ALL SELECT id FROM made;
 
 -- name: ensure_pod_key
-INSERT INTO pod_key (key, project_id, parts) VALUES (%(key)s, %(project_id)s, %(parts)s) ON CONFLICT (key) DO NOTHING;
+INSERT INTO pod_key (key, project_id, parts, pool) VALUES (%(key)s, %(project_id)s, %(parts)s, %(pool)s) ON CONFLICT (key) DO NOTHING;
 
 -- name: find_version
 SELECT id, version, pod_key, queue_id, spec FROM task_version
@@ -37,7 +37,8 @@ SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
 SELECT run.id, v.pod_key, v.queue_id, run.created_at - make_interval(secs => v.priority), run.available_at,
        CASE WHEN run.attempts = 0 THEN run.expires_at END
-  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s;
+  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s
+RETURNING pod_key, (available_at <= ledger_now())::integer AS due;
 
 -- name: dequeue
 -- Answers a row if the entry was there for us to take. Under the run's row lock, which every entry is inserted under. A claim locks the other way round: the entry that it has
@@ -164,9 +165,12 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
        coalesce(s.running, 0) AS steps_running,
        coalesce(s.waiting, 0) AS steps_waiting, s.current_step, ledger_now() AS now,
        q.name AS queue, q.concurrency AS queue_concurrency, q.paused AS queue_paused,
-       q.named AND q.resource_uid IS NULL AS queue_missing, q.running AS queue_running
+       q.named AND q.resource_uid IS NULL AS queue_missing, q.running AS queue_running,
+       k.pool, k.pool IS NOT NULL AND w.resource_uid IS NULL AS pool_missing
   FROM run JOIN project p ON p.id = run.project_id
   LEFT JOIN task_version v ON v.id = run.task_version_id
+  LEFT JOIN pod_key k ON k.key = v.pod_key
+  LEFT JOIN worker_pool w ON w.project_id = run.project_id AND w.name = k.pool
   LEFT JOIN LATERAL (SELECT pod.name AS pod_name FROM attempt JOIN pod ON pod.id = attempt.pod_id
                       WHERE attempt.run_id = run.id ORDER BY attempt.number DESC LIMIT 1) a ON true
   LEFT JOIN LATERAL (SELECT count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
@@ -189,9 +193,11 @@ SELECT run.id, run.task, run.state, run.reason, run.message, run.tags, run.creat
        ledger_now() AS now, q.name AS queue, q.concurrency AS queue_concurrency, q.paused AS queue_paused,
        q.named AND q.resource_uid IS NULL AS queue_missing,
        CASE WHEN q.concurrency IS NULL THEN 0
-            ELSE (SELECT count(*) FROM attempt o WHERE o.queue_id = q.id AND o.closed_at IS NULL) END AS queue_running
+            ELSE (SELECT count(*) FROM attempt o WHERE o.queue_id = q.id AND o.closed_at IS NULL) END AS queue_running,
+       k.pool, k.pool IS NOT NULL AND w.resource_uid IS NULL AS pool_missing
   FROM run JOIN project p ON p.id = run.project_id JOIN task_version v ON v.id = run.task_version_id
   JOIN queue_entry e ON e.run_id = run.id JOIN queue q ON q.id = e.queue_id
+  JOIN pod_key k ON k.key = v.pod_key LEFT JOIN worker_pool w ON w.project_id = run.project_id AND w.name = k.pool
  WHERE run.id = ANY(%(run_ids)s) AND run.state = 'Queued' AND run.attempts = 0;
 
 -- name: which_exist

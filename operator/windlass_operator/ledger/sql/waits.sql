@@ -67,10 +67,10 @@ WITH woken AS (
 queued AS (
     INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at)
     SELECT woken.id, v.pod_key, v.queue_id, woken.created_at - make_interval(secs => v.priority), ledger_now()
-      FROM woken JOIN task_version v ON v.id = woken.task_version_id),
+      FROM woken JOIN task_version v ON v.id = woken.task_version_id RETURNING pod_key),
 told AS (
     INSERT INTO event (run_id, n, type) SELECT id, revision, 'Woken' FROM woken)
-SELECT id FROM woken;
+SELECT pod_key, count(*)::integer AS n FROM queued GROUP BY pod_key;
 
 -- name: due_waits
 SELECT run_id, key, kind, name FROM (
