@@ -8,9 +8,8 @@ import uvloop
 
 from bench.measured import quiet
 from tests.support.approvals import FakeApprovals
-from tests.support.queues import FakeQueues
+from tests.support.objects import FakeObjects
 from tests.support.rest import FakeReviews
-from tests.support.worker_pools import FakeWorkerPools
 from tests.support.world import FakeCluster
 from windlass_operator.config import Config
 from windlass_operator.context import Context
@@ -25,7 +24,7 @@ async def _nothing() -> None:
 async def main() -> None:
     """Serve until a signal."""
     quiet()  # standard output is a pipe that nobody reads after the first line
-    platform = Platform(FakeCluster(), FakeApprovals(), FakeQueues(), FakeWorkerPools(), _nothing)
+    platform = Platform(FakeCluster(), FakeApprovals(), FakeObjects(), FakeObjects(), _nothing)
     app = application(Context(Config(postgres_uri=sys.argv[1]), platform), FakeReviews())
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)

@@ -22,10 +22,10 @@ from windlass_operator.kube.approvals import KubeApprovals
 from windlass_operator.kube.client import KubeClient
 from windlass_operator.kube.cluster import KubeCluster
 from windlass_operator.kube.election import lead
+from windlass_operator.kube.kinds import QUEUES, WORKER_POOLS
 from windlass_operator.kube.manifests import RunnerSettings
+from windlass_operator.kube.objects import KubeObjects
 from windlass_operator.kube.permissions import LEASE_NAME
-from windlass_operator.kube.pools import KubePools
-from windlass_operator.kube.queues import KubeQueues
 from windlass_operator.services.platform import Platform
 from windlass_operator.serving import ReadyOnce, application, settings
 
@@ -56,8 +56,8 @@ def _platform(config: Config, client: KubeClient, cluster: KubeCluster) -> Platf
     return Platform(
         cluster,
         KubeApprovals(client, namespaces=config.namespaces),
-        KubeQueues(client, namespaces=config.namespaces),
-        KubePools(client, namespaces=config.namespaces),
+        KubeObjects(client, QUEUES, namespaces=config.namespaces),
+        KubeObjects(client, WORKER_POOLS, namespaces=config.namespaces),
         client.close,
     )
 

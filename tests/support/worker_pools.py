@@ -1,54 +1,16 @@
 """WorkerPool resources in memory, and what tests say of pools and their pods."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from tests.support.objects import FakeObjects
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.domain.task_snapshot import TaskSnapshot
-from windlass_operator.kube.pools import pool_selector
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.claims import Answer, Ask, PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.pool_scaling import PoolScaler
 from windlass_operator.services.worker_pools import WorkerPoolService
-
-
-@dataclass
-class FakeWorkerPools:
-    """Kubernetes as far as the pool service needs it."""
-
-    bodies: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    written: int = 0
-    """Statuses that were written."""
-
-    def apply(self, namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """Create or change a WorkerPool, as kubectl does, and return it."""
-        before = self.bodies.get((namespace, name))
-        generation = before["metadata"]["generation"] + 1 if before else 1
-        meta = {"namespace": namespace, "name": name, "uid": f"uid-of-pool-{name}", "generation": generation}
-        body = {"metadata": meta, "spec": spec, "status": before["status"] if before else {}}
-        self.bodies[namespace, name] = body
-        return body
-
-    async def each(self) -> AsyncIterator[dict[str, Any]]:
-        for body in list(self.bodies.values()):
-            yield body
-
-    async def uid(self, namespace: str, name: str) -> str | None:
-        body = self.bodies.get((namespace, name))
-        return None if body is None else str(body["metadata"]["uid"])
-
-    async def show(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
-        body = self.bodies.get((namespace, name))
-        if body is None or body["metadata"]["uid"] != uid:
-            return False
-        body["status"] = status
-        self.written += 1
-        return True
-
-    def selector(self, name: str) -> str:
-        return pool_selector(name)
 
 
 def a_pooled_task(pool: str = "fast", **pod: Any) -> TaskSnapshot:
@@ -62,7 +24,7 @@ class PoolWorld:
 
     def __init__(self, world: World, epoch: int, max_starting: int = 100) -> None:
         self.world = world
-        self.objects = FakeWorkerPools()
+        self.objects = FakeObjects()
         self._sessions: dict[str, str | None] = {}
         self.service = WorkerPoolService(world.database, world.cluster, self.objects, changed=lambda: None)
         self.scaler = PoolScaler(

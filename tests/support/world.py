@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from tests.support.approvals import FakeApprovals
-from tests.support.queues import FakeQueues
+from tests.support.objects import FakeObjects
 from windlass import protocol
 from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.context import read_run
@@ -222,7 +222,7 @@ class World:
         self.projection = ProjectionService(database, self.cluster)
         self.imports = ImportService(database, self.cluster, self.submissions, self.runs, read_run)
         self.namespaces = NamespaceService(database, self.cluster, self.runs, release_namespace="windlass-system")
-        self.queue_objects = FakeQueues()
+        self.queue_objects = FakeObjects()
         self.queues = QueueService(database, self.cluster, self.queue_objects, changed=lambda: None)
         self.tasks = TaskService(database, self.cluster, self.submissions)
         self.pods: PodService

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from windlass_operator.resources.names import PREFIX
+from windlass_operator.resources.names import POOL_LABEL, PREFIX
 
 POD_KEY_LABEL: Final = f"{PREFIX}pod-key"
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
@@ -31,3 +31,8 @@ def secret_of(entry: Mapping[str, Any]) -> str | None:
     source = entry.get("valueFrom")
     reference = source.get("secretKeyRef") if isinstance(source, Mapping) else None
     return str(reference.get("name")) if isinstance(reference, Mapping) else None
+
+
+def pool_selector(name: str) -> str:
+    """Return what finds the pods of a pool, as ``kubectl get pods -l`` takes it."""
+    return f"{MANAGED_BY_LABEL}=windlass,{POOL_LABEL}={label_value(name)}"

@@ -24,9 +24,8 @@ from windlass_operator.ledger.migrate import migrate
 from windlass_operator.local.approvals import LocalApprovals
 from windlass_operator.local.callers import LocalReviews, LoopbackOnly
 from windlass_operator.local.cluster import LocalCluster
+from windlass_operator.local.objects import LocalObjects
 from windlass_operator.local.pods import LocalPods
-from windlass_operator.local.pools import LocalPools
-from windlass_operator.local.queues import LocalQueues
 from windlass_operator.local.resources import Applied, LocalResources
 from windlass_operator.resources.names import QUEUE_KIND, RUN_KIND, TASK_KIND, WORKER_POOL_KIND
 from windlass_operator.services.platform import Platform
@@ -114,7 +113,13 @@ class LocalPlane:
             cluster = cluster_of(resources, runners)
             url = cluster.api_url = f"http://{_HOST}:{listener.getsockname()[1]}"
             config = Config(postgres_uri=dsn, api_url=url, pod_name="local", pool_size=_CONNECTIONS)
-            platform = Platform(cluster, LocalApprovals(), LocalQueues(resources), LocalPools(resources), _nothing)
+            platform = Platform(
+                cluster,
+                LocalApprovals(),
+                LocalObjects(resources, QUEUE_KIND),
+                LocalObjects(resources, WORKER_POOL_KIND),
+                _nothing,
+            )
             plane = cls(url, Context(config, platform, "windlass-dev", now=now), resources, runners)
             async with plane._serving(listener, token), plane._operating() if operates else contextlib.nullcontext():
                 yield plane

@@ -7,12 +7,11 @@ from typing import Protocol
 from windlass_operator.services.approval_resources import ApprovalObjects
 from windlass_operator.services.credentials import SecretStore
 from windlass_operator.services.imports import RunReader
+from windlass_operator.services.mirror import Objects
 from windlass_operator.services.namespaces import Namespaces
 from windlass_operator.services.pods import Cluster as Pods
 from windlass_operator.services.projection import RunResources
-from windlass_operator.services.queues import QueueResources
 from windlass_operator.services.tasks import TaskResources
-from windlass_operator.services.worker_pools import WorkerPoolResources
 
 
 class Cluster(Pods, TaskResources, RunReader, RunResources, SecretStore, Namespaces, Protocol):
@@ -33,6 +32,6 @@ class Platform:
 
     cluster: Cluster
     approvals: ApprovalObjects
-    queues: QueueResources
-    pools: WorkerPoolResources
+    queues: Objects
+    pools: Objects
     close: Callable[[], Awaitable[None]]

@@ -1,119 +1,48 @@
 """Queue resources: their limits become known to the claims, and how full a queue is becomes visible."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import UUID
 
-import structlog
-
 from windlass_operator.domain.gates import Gate, gates_of_queue
-from windlass_operator.domain.project import Project
 from windlass_operator.ledger import queues
 from windlass_operator.ledger.database import Database
-from windlass_operator.resources.base import ResourceInvalidError
 from windlass_operator.resources.conditions import read_conditions
+from windlass_operator.resources.names import QUEUE_KIND
 from windlass_operator.resources.queue import QueueSpec, status_of
-
-log = structlog.get_logger()
+from windlass_operator.services.mirror import Mirror, Objects, Projects
 
 _SHOWN: Final = 1000
 """Runs of which the leader keeps in mind that their status says what holds them back: those that start next."""
-Problem = tuple[str, str]
 
 
-class QueueResources(Protocol):
-    """What this service needs of Kubernetes. Implemented in ``kube``."""
+class QueueService(Mirror):
+    """The operator's side of queues. Limits are taken by the claim, in the ledger; nothing here decides."""
 
-    def each(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield all Queues."""
-        ...
+    kind = QUEUE_KIND
 
-    async def uid(self, namespace: str, name: str) -> str | None:
-        """Return the UID of the Queue with this name; None only where the API server says that there is none."""
-        ...
-
-    async def show(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
-        """Write a status."""
-        ...
-
-
-class Projects(Protocol):
-    """Where namespaces are looked up."""
-
-    async def project(self, namespace: str) -> Project:
-        """Return the project of a namespace."""
-        ...
-
-
-class QueueService:
-    """The operator's side of queues. Limits are taken by the claim, in the ledger; nothing here decides.
-
-    Args:
-        database: The ledger.
-        projects: Namespaces.
-        resources: The Queues.
-        changed: Called when other runs may start than before.
-    """
-
-    def __init__(
-        self, database: Database, projects: Projects, resources: QueueResources, changed: Callable[[], None]
-    ) -> None:
-        self._database = database
-        self._projects = projects
-        self._resources = resources
-        self._changed = changed
-        self._problems: dict[str, Problem] = {}
-        self._shown: dict[str, Any] = {}
+    def __init__(self, database: Database, projects: Projects, objects: Objects, changed: Callable[[], None]) -> None:
+        super().__init__(database, projects, objects, changed)
         self._held: dict[UUID, Gate] = {}
 
-    async def observe(self, body: Mapping[str, Any], *, deleted: bool = False) -> None:
-        """Take note of a Queue, or of its end. Level-triggered: seeing the same twice changes nothing.
-
-        A spec that cannot be read changes nothing but the status: the limits before it hold.
-        """
-        meta = body.get("metadata") or {}
-        uid, name, namespace = str(meta.get("uid")), str(meta.get("name")), str(meta.get("namespace"))
-        if deleted:
-            if await self._resources.uid(namespace, name) != uid:
-                await self._gone(uid)
-            return
-        self._shown[uid] = body.get("status")
-        try:
-            spec = QueueSpec.from_object(body.get("spec") or {}, at="spec")
-        except ResourceInvalidError as error:
-            self._problems[uid] = (error.code, error.message)
-            log.warning("queue cannot be read", namespace=namespace, queue=name, error=error.message)
-            return
-        self._problems.pop(uid, None)
-        generation = meta.get("generation")
-        put = queues.Limits(
+    async def _put(self, namespace: str, name: str, uid: str, generation: int, spec: Mapping[str, Any]) -> bool:
+        read = QueueSpec.from_object(spec, at="spec")
+        limits = queues.Limits(
             name=name,
             uid=uid,
-            generation=generation if isinstance(generation, int) else 0,
-            concurrency=spec.concurrency,
-            paused=spec.paused,
-            max_length=spec.max_length,
+            generation=generation,
+            concurrency=read.concurrency,
+            paused=read.paused,
+            max_length=read.max_length,
         )
-        project = await self._projects.project(namespace)
-        if await queues.put(self._database, project, put):
-            self._changed()
+        return await queues.put(self._database, await self._projects.project(namespace), limits)
 
-    async def _gone(self, uid: str) -> None:
-        self._shown.pop(uid, None)
-        self._problems.pop(uid, None)
-        if await queues.drop(self._database, uid):
-            self._changed()
+    async def _drop(self, uid: str) -> bool:
+        return await queues.drop(self._database, uid)
 
-    async def resync(self) -> None:
-        """Compare the ledger with the cluster, so that a missed event is made good."""
-        listed = set()
-        async for body in self._resources.each():
-            listed.add(str((body.get("metadata") or {}).get("uid")))
-            await self.observe(body)
-        for row in await queues.with_resource(self._database):
-            if row["uid"] not in listed and await self._resources.uid(row["namespace"], row["name"]) != row["uid"]:
-                await self._gone(row["uid"])
+    async def _with_resource(self) -> Sequence[Mapping[str, Any]]:
+        return await queues.with_resource(self._database)
 
     async def show(self) -> None:
         """Write the statuses that have changed, and ask for those of runs that a queue holds back or lets go."""
@@ -127,7 +56,7 @@ class QueueService:
         self._held = now
 
     async def _show(self, row: Mapping[str, Any]) -> None:
-        before = self._shown.get(row["uid"])
+        generation, before = self._shown.get(row["uid"], (row["generation"], None))
         conditions = read_conditions(before)
         status = status_of(
             running=row["running"],
@@ -141,10 +70,7 @@ class QueueService:
         )
         if isinstance(before, dict) and all(_same(before.get(key), value) for key, value in status.items()):
             return
-        if await self._resources.show(row["namespace"], row["name"], row["uid"], status):
-            self._shown[row["uid"]] = status
-        else:
-            await self._gone(row["uid"])
+        await self._write(row["namespace"], row["name"], row["uid"], generation, status)
 
 
 def _differs(gate: Gate, before: Gate | None) -> bool:

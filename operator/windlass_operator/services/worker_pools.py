@@ -1,133 +1,59 @@
 """WorkerPool resources: what they ask for becomes known, and what their pods do becomes visible."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 from uuid import UUID
-
-import structlog
 
 from windlass.durations import parse_duration
 from windlass_operator.domain.ids import content_hash
-from windlass_operator.domain.project import Project
+from windlass_operator.kube.runner_names import pool_selector
 from windlass_operator.ledger import worker_pools
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.worker_pools import Pool, PoolId, PoolKey, PoolPodRow
-from windlass_operator.resources.base import ResourceInvalidError
 from windlass_operator.resources.conditions import read_conditions
+from windlass_operator.resources.names import WORKER_POOL_KIND
 from windlass_operator.resources.worker_pool import PoolCounts, WorkerPoolSpec, status_of
-
-log = structlog.get_logger()
+from windlass_operator.services.mirror import Mirror, Objects, Projects
 
 _SHOWN: Final = 1000
 """Runs of which the leader keeps in mind that their status says that their pool is missing: those that start next."""
 
 
-class WorkerPoolResources(Protocol):
-    """What this service needs of Kubernetes. Implemented in ``kube``."""
+class WorkerPoolService(Mirror):
+    """The operator's side of WorkerPool resources. How many pods there are is decided in ``pool_scaling``."""
 
-    def each(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield all WorkerPools."""
-        ...
+    kind = WORKER_POOL_KIND
 
-    async def uid(self, namespace: str, name: str) -> str | None:
-        """Return the UID of the WorkerPool with this name; None only where the API server says that there is none."""
-        ...
-
-    async def show(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> bool:
-        """Write a status."""
-        ...
-
-    def selector(self, name: str) -> str:
-        """Return what finds the pods of a pool, as text."""
-        ...
-
-
-class Projects(Protocol):
-    """Where namespaces are looked up."""
-
-    async def project(self, namespace: str) -> Project:
-        """Return the project of a namespace."""
-        ...
-
-
-class WorkerPoolService:
-    """The operator's side of WorkerPool resources. How many pods there are is decided in ``pool_scaling``.
-
-    Args:
-        database: The ledger.
-        projects: Namespaces.
-        resources: The WorkerPools.
-        changed: Called when other pods are wanted than before.
-    """
-
-    def __init__(
-        self, database: Database, projects: Projects, resources: WorkerPoolResources, changed: Callable[[], None]
-    ) -> None:
-        self._database = database
-        self._projects = projects
-        self._resources = resources
-        self._changed = changed
-        self._problems: dict[str, tuple[str, str]] = {}
-        self._shown: dict[str, tuple[int, Any]] = {}
+    def __init__(self, database: Database, projects: Projects, objects: Objects, changed: Callable[[], None]) -> None:
+        super().__init__(database, projects, objects, changed)
         self._held: set[UUID] = set()
 
-    async def observe(self, body: Mapping[str, Any], *, deleted: bool = False) -> None:
-        """Take note of a WorkerPool, or of its end. Level-triggered: seeing the same twice changes nothing.
-
-        A spec that cannot be read changes nothing but the status: the one before it holds.
-        """
-        meta = body.get("metadata") or {}
-        uid, name, namespace = str(meta.get("uid")), str(meta.get("name")), str(meta.get("namespace"))
-        if deleted:
-            if await self._resources.uid(namespace, name) != uid:
-                await self._gone(uid)
-            return
-        found = meta.get("generation")
-        generation = found if isinstance(found, int) else 0
-        self._shown[uid] = generation, body.get("status")
-        try:
-            spec = WorkerPoolSpec.from_object(body.get("spec") or {}, at="spec")
-        except ResourceInvalidError as error:
-            self._problems[uid] = (error.code, error.message)
-            log.warning("worker pool cannot be read", namespace=namespace, pool=name, error=error.message)
-            return
-        self._problems.pop(uid, None)
-        template = spec.template()
-        news = await worker_pools.put(
+    async def _put(self, namespace: str, name: str, uid: str, generation: int, spec: Mapping[str, Any]) -> bool:
+        read = WorkerPoolSpec.from_object(spec, at="spec")
+        template = read.template()
+        return await worker_pools.put(
             self._database,
             await self._projects.project(namespace),
             name,
             uid,
             generation,
             spec={
-                "min_replicas": spec.min_replicas,
-                "max_replicas": spec.max_replicas,
-                "replicas": spec.replicas,
-                "standby": spec.standby,
-                "slots": spec.slots,
-                "scale_down_after": parse_duration(spec.scale_down_after),
+                "min_replicas": read.min_replicas,
+                "max_replicas": read.max_replicas,
+                "replicas": read.replicas,
+                "standby": read.standby,
+                "slots": read.slots,
+                "scale_down_after": parse_duration(read.scale_down_after),
             },
             template=template,
             template_hash=content_hash(template),
         )
-        if news:
-            self._changed()
 
-    async def _gone(self, uid: str) -> None:
-        self._shown.pop(uid, None)
-        self._problems.pop(uid, None)
-        if await worker_pools.drop(self._database, uid):
-            self._changed()
+    async def _drop(self, uid: str) -> bool:
+        return await worker_pools.drop(self._database, uid)
 
-    async def resync(self) -> None:
-        """Compare the ledger with the cluster, so that a missed event is made good."""
-        listed = set()
-        async for body in self._resources.each():
-            listed.add(str((body.get("metadata") or {}).get("uid")))
-            await self.observe(body)
-        for row in await worker_pools.with_resource(self._database):
-            if row["uid"] not in listed and await self._resources.uid(row["namespace"], row["name"]) != row["uid"]:
-                await self._gone(row["uid"])
+    async def _with_resource(self) -> Sequence[Mapping[str, Any]]:
+        return await worker_pools.with_resource(self._database)
 
     async def show(self, desired: Mapping[PoolId, int]) -> None:
         """Write the statuses that have changed, and ask for those of runs whose pool is missing or is there again.
@@ -153,7 +79,7 @@ class WorkerPoolService:
         invalid = self._problems.get(pool.uid)
         status = status_of(
             counts,
-            selector=self._resources.selector(pool.name),
+            selector=pool_selector(pool.name),
             # What cannot be read is judged too: its generation counts as seen.
             generation=generation if invalid else pool.generation,
             now=pool.now,
@@ -161,12 +87,8 @@ class WorkerPoolService:
             failing=failing,
             current=read_conditions(before),
         )
-        if before == status:
-            return
-        if await self._resources.show(pool.project.namespace, pool.name, pool.uid, status):
-            self._shown[pool.uid] = generation, status
-        else:
-            await self._gone(pool.uid)
+        if before != status:
+            await self._write(pool.project.namespace, pool.name, pool.uid, generation, status)
 
 
 def _counts(pool: Pool, pods: Sequence[PoolPodRow], keys: Sequence[PoolKey], desired: int, queued: int) -> PoolCounts:

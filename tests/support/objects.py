@@ -1,23 +1,22 @@
-"""Queue resources in memory."""
+"""The objects of one kind in memory."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass
-class FakeQueues:
-    """Kubernetes as far as the queue service needs it."""
+class FakeObjects:
+    """Kubernetes as far as a service needs it that keeps a copy of Queues, or of WorkerPools."""
 
-    bodies: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    written: int = 0
-    """Statuses that were written."""
+    def __init__(self) -> None:
+        self.bodies: dict[tuple[str, str], dict[str, Any]] = {}
+        self.written = 0
+        """Statuses that were written."""
 
     def apply(self, namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """Create or change a Queue, as kubectl does, and return it."""
+        """Create or change an object, as kubectl does, and return it."""
         before = self.bodies.get((namespace, name))
         generation = before["metadata"]["generation"] + 1 if before else 1
-        meta = {"namespace": namespace, "name": name, "uid": f"uid-of-queue-{name}", "generation": generation}
+        meta = {"namespace": namespace, "name": name, "uid": f"uid-of-{name}", "generation": generation}
         body = {"metadata": meta, "spec": spec, "status": before["status"] if before else {}}
         self.bodies[namespace, name] = body
         return body
