@@ -90,14 +90,9 @@ def _listed(client: Client, states: tuple[str, ...], limit: int) -> tuple[list[d
 
 
 def _show(found: list[dict[str, Any]], form: Form) -> None:
-    if form in (Form.json, Form.yaml):
-        output.show_data(found, form)
-    elif form == Form.name:
-        output.write("".join(f"{approval['name']}\n" for approval in found))
-    else:
-        wide = ["RUN", "EXPIRES", "COMMENT"] if form == Form.wide else []
-        headings = ["NAME", "STATE", "TASK", "QUESTION", "BY", "AGE", *wide]
-        output.write(output.table(headings, [_row(approval, form) for approval in found]))
+    wide = ["RUN", "EXPIRES", "COMMENT"] if form == Form.wide else []
+    headings = ["NAME", "STATE", "TASK", "QUESTION", "BY", "AGE", *wide]
+    output.show_items(found, form, headings, lambda approval: _row(approval, form))
 
 
 def _row(approval: dict[str, Any], form: Form) -> list[str]:

@@ -39,6 +39,16 @@ def moment(text: str | datetime) -> datetime:
 run_argument: Final = click.argument("run", shell_complete=completion.runs)
 """Id of the run, or name of its Run resource."""
 
+output_option: Final = click.option(
+    "--output",
+    "-o",
+    "form",
+    type=click.Choice(["table", "json", "yaml", "name"]),
+    default="table",
+    help="How to print it. Default: table.",
+)
+"""For lists that have no wide form."""
+
 _SHARED: Final = (
     click.option(
         "--namespace",

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TextIO
@@ -69,12 +69,32 @@ def is_terminal(stream: TextIO | None = None) -> bool:
 
 def show_runs(runs: list[dict[str, Any]], form: str) -> None:
     """Print runs as ``table``, ``wide``, ``json``, ``yaml`` or ``name``."""
+    show_items(runs, form, columns(form), lambda run: row(run, form), name="id")
+
+
+def show_items(
+    items: list[dict[str, Any]],
+    form: str,
+    headings: Sequence[str],
+    row_of: Callable[[dict[str, Any]], list[str]],
+    *,
+    name: str = "name",
+) -> None:
+    """Print a list as ``table``, ``wide``, ``json``, ``yaml`` or ``name``.
+
+    Args:
+        items: What the API answered.
+        form: In which form.
+        headings: Of a table.
+        row_of: Makes a line of a table.
+        name: The field by which other commands know an item.
+    """
     if form in (Form.json, Form.yaml):
-        show_data(runs, form)
+        show_data(items, form)
     elif form == Form.name:
-        write("".join(f"{run['id']}\n" for run in runs))
+        write("".join(f"{item[name]}\n" for item in items))
     else:
-        write(table(columns(form), [row(run, form) for run in runs]))
+        write(table(headings, [row_of(item) for item in items]))
 
 
 def columns(form: str) -> list[str]:

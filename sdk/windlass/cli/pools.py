@@ -6,8 +6,7 @@ import click
 
 from windlass.cli import output
 from windlass.cli.connect import Access
-from windlass.cli.options import reaches_api
-from windlass.cli.output import Form
+from windlass.cli.options import output_option, reaches_api
 
 _LIST: Final = """
 \b
@@ -27,24 +26,11 @@ def pools() -> None:
 
 
 @pools.command("list", epilog=_LIST)
-@click.option(
-    "--output",
-    "-o",
-    "form",
-    type=click.Choice(["table", "json", "yaml", "name"]),
-    default="table",
-    help="How to print it. Default: table.",
-)
+@output_option
 @reaches_api
 def list_pools(access: Access, form: str) -> None:
     """List worker pools by name. One that a Task names and that is not there has ? in the place of its limits."""
-    found = access.client().pools()
-    if form in (Form.json, Form.yaml):
-        output.show_data(found, form)
-    elif form == Form.name:
-        output.write("".join(f"{pool['name']}\n" for pool in found))
-    else:
-        output.write(output.table(_COLUMNS, [_row(pool) for pool in found]))
+    output.show_items(access.client().pools(), form, _COLUMNS, _row)
 
 
 def _row(pool: dict[str, Any]) -> list[str]:

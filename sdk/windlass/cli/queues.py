@@ -6,7 +6,7 @@ import click
 
 from windlass.cli import output
 from windlass.cli.connect import Access
-from windlass.cli.options import reaches_api, run_argument
+from windlass.cli.options import output_option, reaches_api, run_argument
 from windlass.cli.output import Form
 
 _LIST: Final = """
@@ -27,15 +27,6 @@ Examples:
 """
 _COLUMNS: Final = ("NAME", "RUNNING", "LIMIT", "QUEUED", "DELAYED", "PAUSED", "OLDEST")
 
-_output: Final = click.option(
-    "--output",
-    "-o",
-    "form",
-    type=click.Choice(["table", "json", "yaml", "name"]),
-    default="table",
-    help="How to print it. Default: table.",
-)
-
 
 @click.group()
 def queues() -> None:
@@ -43,17 +34,11 @@ def queues() -> None:
 
 
 @queues.command("list", epilog=_LIST)
-@_output
+@output_option
 @reaches_api
 def list_queues(access: Access, form: str) -> None:
     """List queues by name, with their limits. A Task that names no queue has one with its own name."""
-    found = access.client().queues()
-    if form in (Form.json, Form.yaml):
-        output.show_data(found, form)
-    elif form == Form.name:
-        output.write("".join(f"{queue['name']}\n" for queue in found))
-    else:
-        output.write(output.table(_COLUMNS, [_row(queue) for queue in found]))
+    output.show_items(access.client().queues(), form, _COLUMNS, _row)
 
 
 def _row(queue: dict[str, Any]) -> list[str]:

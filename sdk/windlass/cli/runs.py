@@ -9,7 +9,7 @@ import click
 from windlass.cli import completion, output
 from windlass.cli.connect import Access
 from windlass.cli.exits import RUN_FAILED
-from windlass.cli.options import moment, reaches_api, run_argument
+from windlass.cli.options import moment, output_option, reaches_api, run_argument
 from windlass.cli.output import Form
 from windlass.cli.trigger import follow_to_end
 from windlass.cli.watch import Watch, on_screen, redrawn
@@ -209,14 +209,7 @@ def _end(run: dict[str, Any]) -> None:
 
 @runs.command("tree", epilog=_TREE)
 @run_argument
-@click.option(
-    "--output",
-    "-o",
-    "form",
-    type=click.Choice(["table", "json", "yaml", "name"]),
-    default="table",
-    help="How to print it.",
-)
+@output_option
 @reaches_api
 def tree(access: Access, run: str, form: str) -> None:
     """Show a run with the runs that its code has started, and theirs.
