@@ -101,6 +101,27 @@ async def test_task_and_run_resources_of_yaml_files_are_run(folder: Path) -> Non
         assert [run["name"] for run in json.loads(out)] == ["double-1"]
 
 
+async def test_queues_and_pools_of_yaml_files_hold_from_the_first_run_on(folder: Path) -> None:
+    (folder / "order.py").write_text(ORDER.replace("@task", '@task(queue="payments", pool="fast")'))
+    (folder / "limits.yaml").write_text(
+        _document("Run", "order-1", {"taskRef": {"name": "order"}, "payload": 1})
+        + _document("Queue", "payments", {"paused": True, "concurrency": 3})
+        + _document("WorkerPool", "fast", {"slots": 2})
+    )
+    async with dev(folder, ".") as running:
+        code, out = await running.cli("explain", "order-1")
+        assert (code, "Paused: Queue 'payments'" in out) == (0, True), out
+        code, out = await running.cli("pools", "list", "-o", "json")
+        assert [(pool["name"], pool["slots"], pool["missing"]) for pool in json.loads(out)] == [("fast", 2, False)]
+        (folder / "limits.yaml").write_text(
+            _document("Queue", "payments", {"concurrency": 3}) + _document("WorkerPool", "fast", {"slots": 2})
+        )
+        said = await running.says("order-1 ✔ Succeeded")
+        assert "↻ Queue payments" in said
+        code, out = await running.cli("runs", "get", "order-1", "-o", "json")
+        assert "fast" in json.loads(out)["podName"]
+
+
 async def test_ctrl_c_leaves_nothing_behind_and_the_next_start_goes_on(folder: Path) -> None:
     (folder / "sleeper.py").write_text(SLEEPER)
     (folder / "wait").touch()

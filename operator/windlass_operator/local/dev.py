@@ -16,10 +16,10 @@ from windlass_operator.domain.errors import LedgerUnavailableError, WindlassErro
 from windlass_operator.local.console import Console
 from windlass_operator.local.plane import LocalPlane, PortTakenError
 from windlass_operator.local.postgres import PostgresError
-from windlass_operator.local.project import IGNORED, Found, Project
+from windlass_operator.local.project import IGNORED, IN_ORDER, Found, Project
 from windlass_operator.local.resources import Key, key_of
 from windlass_operator.local.state import FOLDER, State
-from windlass_operator.resources.names import TASK_KIND
+from windlass_operator.resources.names import RUN_KIND, TASK_KIND
 
 PORT: Final = 8640
 """Where the API listens unless something else does: known, so that what is written down once stays right."""
@@ -164,8 +164,7 @@ class Tasks:
         )
         problems = list(map(str, found.problems))
         seen: set[Key] = set()
-        # Tasks first, so that no Run waits for its own.
-        for file, body in sorted(found.objects, key=lambda one: one[1].get("kind") != TASK_KIND):
+        for file, body in sorted(found.objects, key=lambda one: IN_ORDER.index(one[1]["kind"])):
             try:
                 seen.add(key_of(body))
                 await self._apply(body)
@@ -188,18 +187,20 @@ class Tasks:
         known = key in self._applied
         applied = await self._plane.apply(body)
         self._applied.add(key)
-        if applied.changed and known and kind == TASK_KIND:
+        if not applied.changed or kind == RUN_KIND:
+            return
+        if known and kind == TASK_KIND:
             say(f"↻ Task {name} is now version {applied.body['status'].get('version', '?')}")
-        elif applied.changed and kind == TASK_KIND and self.announced:
-            say(f"+ Task {name}")
+        elif known or self.announced:
+            say(f"{'↻' if known else '+'} {kind} {name}")
 
     async def _forget(self, keys: set[Key]) -> None:
-        """Take away Tasks that are no longer there. A Run stays: taking its text away asks for no end."""
+        """Take away what is no longer there. A Run stays: taking its text away asks for no end."""
         for key in keys:
-            if key[0] == TASK_KIND:
+            if key[0] != RUN_KIND:
                 await self._plane.delete(*key)
                 self._applied.discard(key)
-                say(f"- Task {key[2]}")
+                say(f"- {key[0]} {key[2]}")
 
 
 async def _reload(project: Project, tasks: Tasks) -> None:

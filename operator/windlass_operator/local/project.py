@@ -15,12 +15,14 @@ import yaml
 
 from windlass_operator.domain.errors import WindlassError
 from windlass_operator.local.resources import LOCAL_IMAGE
-from windlass_operator.resources.names import API_VERSION, RUN_KIND, TASK_KIND
+from windlass_operator.resources.names import API_VERSION, QUEUE_KIND, RUN_KIND, TASK_KIND, WORKER_POOL_KIND
 
 IGNORED: Final = frozenset({"node_modules", "__pycache__", "site-packages", "build", "dist"})
 _PATIENCE: Final = 60.0
 """Seconds that the imports of all modules may take."""
 _YAML: Final = frozenset({".yaml", ".yml"})
+IN_ORDER: Final = (QUEUE_KIND, WORKER_POOL_KIND, TASK_KIND, RUN_KIND)
+"""The kinds of resources that are taken, each after those that it names."""
 
 
 class ProjectError(WindlassError):
@@ -47,7 +49,7 @@ class Found:
     """What one look has found.
 
     Attributes:
-        objects: Tasks and Runs as (file, object). A Task of a YAML file comes in the place of a module's of that name.
+        objects: Resources as (file, object). A Task of a YAML file comes in the place of a module's of that name.
         python_path: Folders that user code is imported from.
         problems: What stands in the way of the rest.
         notes: What is done otherwise than a cluster would.
@@ -198,15 +200,18 @@ def _read_yaml(file: Path, image: str, found: Found, *, asked_for: bool) -> None
         return
     ours = [one for one in documents if isinstance(one, dict) and one.get("apiVersion") == API_VERSION]
     if asked_for and not ours:
-        found.problems.append(Problem(_short(str(file)), None, f"it has no Task and no Run of {API_VERSION}"))
+        kinds = ", ".join(IN_ORDER[:-1])
+        found.problems.append(Problem(_short(str(file)), None, f"it has no {kinds} or {IN_ORDER[-1]} of {API_VERSION}"))
     for body in ours:
         if body.get("kind") == TASK_KIND and isinstance(body.get("spec"), dict):
             spec = body["spec"]
             if spec.get("image"):
                 found.notes.append(f"{_short(str(file))}: image {spec['image']} is ignored; code runs on this machine")
             body = {**body, "spec": {**spec, "image": LOCAL_IMAGE if spec.get("source") else image}}  # noqa: PLW2901 - as local mode reads it
-        if body.get("kind") in (TASK_KIND, RUN_KIND):
+        if body.get("kind") in IN_ORDER:
             found.objects.append((_short(str(file)), body))
+        else:
+            found.notes.append(f"{_short(str(file))}: {str(body.get('kind'))[:80]} has no effect on this machine")
 
 
 def _name(body: dict[str, Any]) -> tuple[str, str]:

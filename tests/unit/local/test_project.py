@@ -99,6 +99,14 @@ async def test_yaml_of_other_programs_is_left_alone_and_broken_yaml_of_ours_is_t
     assert (Path(problem.file).name, problem.line) == ("ours.yaml", 4)
 
 
+async def test_queues_and_pools_are_found_and_what_has_no_effect_here_is_noted(tmp_path: Path) -> None:
+    text = resource("payments", "Queue", concurrency=2) + resource("fast", "WorkerPool") + resource("x", "Approval")
+    found = await look(write(tmp_path / "all.yaml", text))
+    assert [body["metadata"]["name"] for _, body in found.objects] == ["payments", "fast"]
+    (note,) = found.notes
+    assert "Approval has no effect on this machine" in note
+
+
 async def test_an_edit_of_an_imported_module_is_a_new_version(tmp_path: Path) -> None:
     write(tmp_path / "prices.py", "PRICE = 1\n")
     write(tmp_path / "order.py", "import prices\n" + TASK.format(name="order"))
@@ -113,7 +121,7 @@ async def test_an_edit_of_an_imported_module_is_a_new_version(tmp_path: Path) ->
 
 async def test_a_yaml_file_without_anything_of_ours_is_told(tmp_path: Path) -> None:
     (problem,) = (await look(write(tmp_path / "x.yaml", "kind: ConfigMap\n"))).problems
-    assert "no Task and no Run" in problem.message
+    assert "it has no Queue, WorkerPool, Task or Run" in problem.message
 
 
 def test_a_path_that_is_nothing_for_us_is_refused(tmp_path: Path) -> None:
