@@ -181,6 +181,66 @@ async def test_a_repeat_at_another_process_gets_what_the_first_one_took(world: W
     assert again.attempt_id == lost.attempt_id
 
 
+@pytest.mark.parametrize("wait", [timedelta(0), timedelta(milliseconds=1)])
+async def test_a_repeat_that_cannot_wait_for_a_look_gets_what_its_claim_took(world: World, wait: timedelta) -> None:
+    """The API knows the session and that there is nothing more to take; it has to ask the ledger all the same."""
+    pod, idle = [await with_session(world, await world.reusable_pod()) for _ in range(2)]
+    for one in (pod, idle):
+        await world.desk.ask(one, "claim-0", 1, wait=timedelta(0))
+    await world.submit()
+    (lost,) = (await ask(world, pod, "claim-1")).attempts
+    answer = waiting(world, idle)
+    await parked(world)
+    (again,) = (await world.desk.ask(pod, "claim-1", 1, wait=wait)).attempts
+    assert again.attempt_id == lost.attempt_id
+    assert not answer.done()
+    await world.submit()
+    assert (await answer).attempts
+
+
+async def test_a_repeat_is_not_told_of_nothing_while_the_ledger_cannot_be_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would not ask again for what its claim took, and the attempt would be lost."""
+    pod = await with_session(world, await world.reusable_pod())
+    looking = ClaimDesk(world.attempts.claims, every=_NEVER)
+    await looking.ask(pod, "claim-0", 1, wait=timedelta(0))
+    await world.submit()
+    (lost,) = (await ask(world, pod, "claim-1")).attempts
+
+    async def away(*_: Any) -> Any:
+        raise LedgerUnavailableError("The ledger does not answer.")
+
+    for method in ("look", "take"):
+        monkeypatch.setattr(world.attempts.claims, method, away)
+    with pytest.raises(LedgerUnavailableError):
+        await looking.ask(pod, "claim-1", 1, wait=timedelta(milliseconds=50))
+    monkeypatch.undo()
+    (again,) = (await looking.ask(pod, "claim-1", 1, wait=timedelta(0))).attempts
+    await looking.close()
+    assert again.attempt_id == lost.attempt_id
+
+
+async def test_the_end_of_a_wait_costs_no_query_once_a_look_has_shown_that_nothing_was_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = await with_session(world, await world.reusable_pod())
+    await world.desk.ask(pod, "claim-0", 1, wait=timedelta(0))
+    looks = 0
+    look = world.attempts.claims.look
+
+    async def counted(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await look(*args)
+
+    monkeypatch.setattr(world.attempts.claims, "look", counted)
+    monkeypatch.setattr(world.attempts.claims, "take", None)
+    answer = asyncio.create_task(world.desk.ask(pod, "claim-1", 1, wait=SECOND))
+    assert (await answer).attempts == []
+    assert looks == 1
+
+
 async def test_nothing_is_taken_for_who_has_gone(world: World) -> None:
     one, two = [await with_session(world, await world.reusable_pod()) for _ in range(2)]
     gone = asyncio.get_running_loop().create_future()

@@ -52,6 +52,9 @@ class _Waiter:
     answer: "asyncio.Future[Answer]"
     empty: Answer
     """What it is told if nothing comes."""
+    checked: bool = False
+    """Since it asked, the ledger has shown that nothing is open that it took when it was asked before. Until then it is
+    not told that there is nothing: its runner would never ask for that again."""
     busy: bool = False
     """A transaction is looking for work for it."""
     gone: bool = False
@@ -105,7 +108,7 @@ class ClaimDesk:
         empty = Answer(again=True, slots=known.slots) if known else Answer()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         waits = wait > timedelta(0)
-        waiter = _Waiter(Ask(pod_id, claim_id, slots, pod), waits, known is not None, future, empty)
+        waiter = _Waiter(Ask(pod_id, claim_id, slots, pod), waits, waits and known is not None, future, empty)
         answer = await self._answer(key, waiter, wait, gone)
         session = answer.session or pod.session
         if session is not None and answer.again and answer.error is None:
@@ -114,6 +117,8 @@ class ClaimDesk:
 
     async def next(self, pod_key: str, ask: Ask) -> Answer:
         """Answer the question that comes with the end of an attempt, without waiting for work.
+
+        Nobody has asked it before: where there is nothing, that is said without a query.
 
         Raises:
             WindlassError: As :meth:`ask`.
@@ -138,8 +143,8 @@ class ClaimDesk:
             timeout = wait.total_seconds() if waiter.waits else None
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             waiter.waits = False
-            if waiter.busy and not _is_done(gone):
-                await waiter.answer  # its time is over, but it may be about to get something
+            if not _is_done(gone) and (waiter.busy or claimer.must_check(waiter)):
+                await waiter.answer  # its time is over, but it may be about to get something, or have something
         finally:
             if not waiter.answer.done():
                 claimer.leave(waiter)
@@ -210,6 +215,14 @@ class _Claimer:
             self.task = asyncio.create_task(self._run(), name=f"claims of {self.key}")
         return True
 
+    def must_check(self, waiter: _Waiter) -> bool:
+        """Whether it is too early to tell somebody that there is nothing. If so, the ledger is asked at once."""
+        if waiter.checked or waiter.answer.done():
+            return False
+        waiter.looked_at = False
+        self.news.set()
+        return True
+
     def leave(self, waiter: _Waiter) -> None:
         """Nobody waits for this answer any more."""
         waiter.gone = True
@@ -268,7 +281,7 @@ class _Claimer:
             for waiter in batch:
                 waiter.busy = False
         for waiter, answer in zip(batch, answers, strict=True):
-            waiter.looked_at, waiter.empty = True, answer
+            waiter.looked_at, waiter.checked, waiter.empty = True, True, answer
             waiter.ask = replace(waiter.ask, session=answer.session)
             if answer.settled or waiter.gone or not waiter.waits:
                 self._give(waiter, answer)
@@ -290,8 +303,10 @@ class _Claimer:
         except Exception:  # they are told at the end of their wait, and ask again
             log.exception("no look for work", pod_key=self.key)
             return
+        for waiter in waiting:
+            waiter.checked = True
         for position in outlook.news:
-            waiting[position].looked_at = False
+            waiting[position].looked_at = waiting[position].checked = False
         if outlook.due_in is None:
             return
         if outlook.due_in <= 0:
