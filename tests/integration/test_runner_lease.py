@@ -169,7 +169,8 @@ async def test_the_lease_is_kept_while_a_long_import_leaves_a_large_claim_unread
 ) -> None:
     beat_often(monkeypatch, 100)
     (tmp_path / "slow.py").write_text(
-        "import os, time\nfrom windlass import *\ntime.sleep(float(os.environ.get('NAP', 0)))\n"
+        "import os, time\nfrom windlass import *\n"
+        "while 'GATE' in os.environ and not os.path.exists(os.environ['GATE']): time.sleep(0.02)\n"
         "@step\ndef chunk(n):\n    return 'x' * 60_000\n"
         "@task\ndef main():\n    for n in range(14): chunk(n)\n"
         "    if current_run().attempt == 1: raise ValueError\n    return 'fine'\n"
@@ -178,8 +179,10 @@ async def test_the_lease_is_kept_while_a_long_import_leaves_a_large_claim_unread
     run_id = await world.submit(task)
     env = {"PYTHONPATH": str(tmp_path), "WINDLASS_PRELOAD": "slow"}
     assert (await run_once(world, url, **env))[0] == exit_codes.USER_FAILURE
-    async with linked(url) as proxy, runner(world, proxy.url, **env, NAP="3") as process:
-        await eventually(lambda: _beats(proxy.calls["heartbeat"]), lambda n: n >= 5, seconds=2.9)
+    gate = tmp_path / "imported"
+    async with linked(url) as proxy, runner(world, proxy.url, **env, GATE=str(gate)) as process:
+        await eventually(lambda: _beats(proxy.calls["heartbeat"]), lambda n: n >= 5)
+        gate.touch()
         assert (await ended(process))[0] == exit_codes.DONE
     assert json.loads((await world.get(run_id))["result"]) == "fine"
 
