@@ -26,7 +26,7 @@ async def main() -> None:
     await database.open()
     world = World(database)
     # As in production. The world's own notes progress after each step, which a test wants to see at once.
-    world.steps = StepService(database)
+    world.steps = StepService(database, protection=world.protection)
     routes = RuntimeRoutes(
         world.attempts,
         world.steps,
@@ -38,6 +38,7 @@ async def main() -> None:
         NobodyVouches(),
         events=world.events,
         tokens=world.tokens,
+        protection=world.protection,
     )
     # The Task that children are runs of: Kubernetes is not there to be asked.
     world.cluster.tasks[SHOP.namespace, "order"] = a_task()

@@ -41,6 +41,7 @@ from windlass_operator.services.pods import PodService
 from windlass_operator.services.pool_scaling import PoolScaler
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.protection import PodMarker, ProtectionService
 from windlass_operator.services.queues import QueueService
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
@@ -60,6 +61,8 @@ log = structlog.get_logger()
 _SERVE_EVERY: Final = 2.0
 _APART: Final = timedelta(milliseconds=50)
 """From one look for pods to start, or statuses to write, to the next: each asks the ledger about everything."""
+_APART_RARE: Final = timedelta(milliseconds=200)
+"""The same for pods to protect: nearly no change of a run is about that."""
 _SEEN_BY_WATCH: Final = metrics.RUNS_OBSERVED.labels("watch")
 
 
@@ -120,7 +123,8 @@ class Context:
         self.attempts.take_next = self.desk.next
         self.database.on_startable(self.desk.wake)
         self.database.on_startable(self.wakeups.startable)
-        self.steps = StepService(self.database, self.changes)
+        self.protection = ProtectionService(self.database, self.cluster, self.changes)
+        self.steps = StepService(self.database, self.changes, protection=self.protection)
         self.events = EventService(self.database, self.attempts, self.changes, keep=config.event_retention)
         self.tokens = TokenService(
             self.database,
@@ -251,14 +255,17 @@ class Operator:
             epoch=epoch,
             max_starting=context.config.max_starting_pods,
         )
+        self._marker = PodMarker(database, cluster, epoch=epoch)
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
         self._pool_loop = Loop("pool scaling", self._scaler.scale, every=timedelta(seconds=1), apart=_APART)
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
+        self._protection_loop = Loop("protection", self._marker.mark, every=timedelta(seconds=5), apart=_APART_RARE)
         self._loops = [
             self._pod_loop,
             self._pool_loop,
             self._projection_loop,
+            self._protection_loop,
             Loop("approvals", self._approvals.make_and_show, every=timedelta(seconds=1)),
             Loop("queues", self._show_queues, every=timedelta(seconds=1)),
             Loop("pools", self._show_pools, every=timedelta(seconds=1)),
@@ -282,6 +289,7 @@ class Operator:
         self._pod_loop.wake()
         self._pool_loop.wake()
         self._projection_loop.wake()
+        self._protection_loop.wake()
 
     async def run(self) -> None:
         """Run all loops until cancelled, or until another operator leads."""
@@ -356,6 +364,7 @@ class Operator:
             self._context.runs.expire_due,
             self._context.progress.end_overdue,
             self._projection.remove_expired,
+            self._marker.tidy,
             lambda: forget_keys(self._context.database),
             self._tasks.look_for_missing,
             self._approvals.keep_house,

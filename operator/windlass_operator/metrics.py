@@ -186,6 +186,11 @@ PODS_CREATED: Final = Counter("windlass_pods_created", "Runner pods that were cr
 PODS_REFUSED: Final = Counter(
     "windlass_pods_refused", "Runner pods that Kubernetes refused, by the error's code.", ["reason"], registry=REGISTRY
 )
+PROTECTION_FAILURES: Final = Counter(
+    "windlass_protection_failures",
+    "Tries to mark a pod for a protected step, or to take the marks off, that failed. Each is repeated.",
+    registry=REGISTRY,
+)
 PROJECTION_DELAY: Final = Histogram(
     "windlass_projection_delay_seconds",
     "From a change of a run to its status having been written, for each write.",
@@ -236,6 +241,7 @@ LEDGER_GAUGES: Final = (
         "Pods that are kept ready, each for one attempt, and have taken none: those that start, and those that wait.",
         ("doing",),
     ),
+    LedgerGauge("windlass_protected_pods", "Pods that cluster tools are asked not to remove, for a protected step."),
     LedgerGauge(
         "windlass_pool_runs",
         "Runs of worker pools: queued, which wait to start, and running, which are in a pod.",

@@ -92,6 +92,7 @@ def application(
         authorizer,
         events=context.events,
         tokens=context.tokens,
+        protection=context.protection,
     )
 
     queues = QueueRoutes(

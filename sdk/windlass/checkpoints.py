@@ -58,6 +58,8 @@ class Running:
         self.announced = False
         self.compensation = b""
         """What undoes the step, saved when it has succeeded; empty for most."""
+        self.protect = False
+        """Nothing must remove the pod while it runs."""
         self.tries = 1
         self.error: protocol.Failure | None = None
         """Of the last try, while another one is to come."""
@@ -68,7 +70,7 @@ class Running:
         duration = None if state == "running" else age
         step = protocol.Step(
             key=self.key, name=self.name, args_hash=self.args_hash, state=state, kind=self.kind,
-            place=self.place, code_id=self.code_id, replaces=self.replaces,
+            place=self.place, code_id=self.code_id, replaces=self.replaces, protect=self.protect,
             age_ms=age, duration_ms=duration, tries=self.tries, error=self.error if state == "running" else None,
         )  # fmt: skip
         if self.compensation and state == "succeeded":
@@ -261,6 +263,17 @@ class Checkpoints:
             running.started = time.monotonic()  # an asynchronous step may have been called long before
             self._open[running.key] = running
             self._start_thread()  # looks by itself: to wake it for each step would cost two switches of threads
+
+    def announce(self, running: Running) -> None:
+        """Show that a step's body is about to run; it is in the ledger when this returns.
+
+        Raises:
+            RunSuspended: The run waits; this process is of no use to it any more.
+        """
+        if self.suspended:
+            raise RunSuspended
+        running.announced, running.started = True, time.monotonic()
+        self._transport.save_steps([running.as_step("running")])
 
     def finish(self, running: Running, result: bytes) -> protocol.Step:
         """Save a result from synchronous code; it is durable when this returns the step as it was saved.

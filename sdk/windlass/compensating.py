@@ -69,6 +69,10 @@ def _call(activated: Active, one: protocol.Compensation, running: Running) -> No
         return activated.checkpoints.value_of(step)
 
     arguments = found.arguments(saved, found.types, result)
+    if found.protect:
+        from windlass.protection import protect
+
+        protect(activated, running)
     if found.options is not None:
         _tried(activated, running, found.options, found.function, arguments)
         return

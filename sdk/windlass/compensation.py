@@ -117,6 +117,11 @@ class Compensation:
         return getattr(self._given, "options", None)
 
     @property
+    def protect(self) -> bool:
+        """Whether its pod must stay while it runs, where it is a step that says so."""
+        return bool(getattr(self._given, "protect", False))
+
+    @property
     def types(self) -> tuple[inspect.Signature, Any]:
         """The step's signature and return annotation."""
         return self._step.types

@@ -15,6 +15,7 @@ POST /runtime/v1/heartbeat  keep leases, learn of cancellation                  
 POST /runtime/v1/steps      save finished and running steps                          the attempt's token
 GET  /runtime/v1/steps      finished steps after a cursor                            the attempt's token
 GET  /runtime/v1/compensations what is left to undo of a run that will not succeed   the attempt's token
+GET  /runtime/v1/protection whether the attempt's pod is protected                   the attempt's token
 POST /runtime/v1/waits      begin durable waits, and learn which are over            the attempt's token
 POST /runtime/v1/suspend    nothing but waits is left: end the attempt, keep the run the attempt's token
 POST /runtime/v1/checkpoint save the one state of a long loop                        the attempt's token
@@ -213,6 +214,8 @@ class Step(Message):
     """Hash of the code that saved it."""
     replaces: bool = False
     """It ran again because ``migrate`` of its task dropped the result that history had: this one takes its place."""
+    protect: bool = False
+    """Nothing must remove its pod while it runs. Said when it begins, and again when it ends."""
     age_ms: Milliseconds = 0.0
     """Milliseconds between the step's start and the moment this message was sent (durations, not clocks: only the
     database's clock decides)."""
@@ -220,6 +223,13 @@ class Step(Message):
     """Milliseconds the body ran; absent while it runs."""
     tries: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     """How often the body was called by the attempt that ran the step last, this time included."""
+
+
+class Protection(Message):
+    """What the cluster knows of an attempt's protected steps."""
+
+    on_pod: bool
+    """The pod carries the annotations that keep it, or there is nobody who would read them."""
 
 
 class Compensation(Message):
@@ -435,7 +445,13 @@ class Child(Message):
     awaited: bool = False
     """The step is over when the run is; otherwise with the run's acceptance, and its result is the run's id."""
     due_in_ms: Milliseconds | None = None
-    """For how long it is waited for."""
+    """For how long it is waited for, from now: a delay is part of it."""
+    delay: Key | None = None
+    """A duration: it starts no earlier than this long after it was first asked for."""
+    start_at: Key | None = None
+    """A time in ISO 8601 with an offset: it starts no earlier, nor earlier than ``delay`` says."""
+    queue_ttl: Key | None = None
+    """A duration: it ends as Expired if no attempt has begun this long after it might have."""
     place: Place | None = None
     """As for a step."""
     code_id: CodeId | None = None

@@ -40,6 +40,7 @@ class Step(Generic[P, R]):
         options: "Options | None" = None,
         *,
         compensate: Any = None,
+        protect: bool = False,
     ) -> None:
         if not inspect.isfunction(function):
             raise TypeError(f"@step wants a function, not {type(function).__name__}.")
@@ -52,6 +53,7 @@ class Step(Generic[P, R]):
             )
         self.is_async = inspect.iscoroutinefunction(function)
         self.options = options
+        self.protect = protect
         self.compensation = None if compensate is None else Compensation(self, compensate)
 
     @cached_property
@@ -136,7 +138,7 @@ class Step(Generic[P, R]):
         if past is not None:
             return cast("R", past.again(attempt.failed, running.key))
         attempt.stop.before_step_sync()
-        leave_span = _begin(attempt, running)
+        leave_span = self._begin(attempt, running)
         try:
             if self.options is None:
                 token = branches.enter(branches.Branch(inside_step=running.key))
@@ -178,7 +180,7 @@ class Step(Generic[P, R]):
         if past is not None:
             return past.again(attempt.failed, running.key)
         await attempt.stop.before_step()
-        leave_span = _begin(attempt, running)
+        leave_span = await self._begin_async(attempt, running)
         try:
             if self.options is None:
                 token = branches.enter(branches.Branch(inside_step=running.key))
@@ -212,6 +214,20 @@ class Step(Generic[P, R]):
             attempt.failed.add(running.key, error).raised()
             raise
         return cast("R", result)
+
+    def _begin(self, attempt: Active, running: Running) -> "Callable[[], None] | None":
+        if self.protect:
+            from windlass.protection import protect
+
+            protect(attempt, running)
+        return _begin(attempt, running)
+
+    async def _begin_async(self, attempt: Active, running: Running) -> "Callable[[], None] | None":
+        if self.protect:
+            from windlass.protection import protect_async
+
+            await protect_async(attempt, running)
+        return _begin(attempt, running)
 
     def _body(self, attempt: Active, running: Running, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Body":
         from windlass.tries import Body
@@ -264,6 +280,8 @@ class StepDecorator:
     - ``timeout``: How long one try may take: a duration such as ``"30s"``. Then it fails with ``StepTimeoutError``.
     - ``compensate``: A function, or a step, that undoes what this one did, should the run not succeed. Its parameters
       are matched by name: ``result`` gets what the step returned, any other the step's argument of that name.
+    - ``protect``: True: while the step runs, tools that scale or tidy the cluster are asked to leave its pod alone. The
+      body begins when that is on record.
     - ``on_error``: A function whose value is the step's result when no further try follows. It gets, by name, what it
       asks for: ``error``, and the step's own arguments.
 
@@ -283,6 +301,7 @@ class StepDecorator:
         timeout: str | timedelta | None = None,
         on_error: Callable[..., Any] | None = None,
         compensate: Callable[..., Any] | None = None,
+        protect: bool = False,
     ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
     def __call__(
         self,
@@ -295,13 +314,16 @@ class StepDecorator:
         timeout: str | timedelta | None = None,
         on_error: Callable[..., Any] | None = None,
         compensate: Callable[..., Any] | None = None,
+        protect: bool = False,
     ) -> Any:
         """Decorate a function."""
         if function is not None:
             return Step(function, None)
+        if not isinstance(protect, bool):
+            raise TypeError(f"@step(protect={protect!r}): write protect=True, or leave it out.")
 
         def decorate(wrapped: Callable[P, R]) -> Step[P, R]:
-            made = Step(wrapped, name, compensate=compensate)
+            made = Step(wrapped, name, compensate=compensate, protect=protect)
             if any(option is not None for option in (retry, retry_if, timeout, on_error)):
                 from windlass.step_options import checked
 

@@ -39,6 +39,10 @@ class Transport(Protocol):
         """Return finished steps after a cursor."""
         ...
 
+    def pod_is_protected(self) -> bool:
+        """Return whether the cluster has been told of this attempt's protected steps."""
+        ...
+
     def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
         """Begin durable waits; return those of them, and of the ones named by key, that are over."""
         ...
@@ -120,6 +124,10 @@ class HttpTransport:
         """Return finished steps after a cursor."""
         page = self._call("GET", f"/steps?after={quote(after, safe='')}", None)
         return msgspec.json.decode(page, type=protocol.StepsPage)
+
+    def pod_is_protected(self) -> bool:
+        """Return whether the cluster has been told of this attempt's protected steps."""
+        return msgspec.json.decode(self._call("GET", "/protection", None), type=protocol.Protection).on_pod
 
     def begin_waits(self, waits: Sequence[protocol.Wait], keys: Sequence[str]) -> list[protocol.Step]:
         """Begin durable waits; return those that are over.

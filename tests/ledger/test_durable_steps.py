@@ -97,7 +97,7 @@ async def test_the_pauses_between_tries_go_with_the_failure(world: World, clock:
 async def test_a_step_wakes_nobody_who_has_nothing_to_do(world: World) -> None:
     """Woken by each step, all processes would look for work all the time; a resource shows it soon after."""
     woken: list[UUID | None] = []
-    steps = StepService(world.database, woken.append, progress_every=0)
+    steps = StepService(world.database, woken.append, protection=world.protection, progress_every=0)
     run_ids: list[UUID | None] = [await world.submit()]
     attempts = await world.claim(claim_id="of a row")
     run_ids.append(await world.apply_run(name="shown"))

@@ -39,6 +39,7 @@ async def serving(
         vouch or NobodyVouches(),
         events=world.events,
         tokens=world.tokens,
+        protection=world.protection,
     )
     config = uvicorn.Config(
         Starlette(routes=routes.routes()), host="127.0.0.1", port=port, log_level="warning", ws="none"

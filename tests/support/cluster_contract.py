@@ -100,6 +100,21 @@ class ClusterContract:
         await subject.cluster.delete_pod(subject.namespace, plan.name, uid)
         assert await subject.cluster.see_pod(subject.namespace, "never-was") is None
 
+    async def test_a_pod_is_marked_and_released_by_its_uid(self, subject: Subject) -> None:
+        await subject.cluster.ensure_credential(subject.namespace, "fresh")
+        plan = subject.plan()
+        uid = await subject.cluster.create_pod(plan, PARTS)
+        mark = subject.cluster.mark_pod
+        template: dict[str, Any] = {"metadata": {"annotations": {}}}
+        for protected in (True, True, False, False):
+            assert await mark(subject.namespace, plan.name, uid, template, protected=protected)
+            if subject.cluster.disrupts_pods:
+                assert (await subject.cluster.see_pod(subject.namespace, plan.name)).marked is protected
+        assert not await mark(subject.namespace, plan.name, str(uuid4()), template, protected=True)
+        assert not (await subject.cluster.see_pod(subject.namespace, plan.name)).marked
+        assert not await mark(subject.namespace, "never-was", str(uuid4()), template, protected=True)
+        await subject.cluster.delete_pod(subject.namespace, plan.name, uid)
+
     async def test_the_history_of_a_pod_is_events_and_lines_also_where_there_are_none(self, subject: Subject) -> None:
         found = await subject.cluster.pod_history(subject.namespace, "never-was", str(uuid4()), exists=False)
         assert found == {"events": [], "lines": []}

@@ -39,6 +39,9 @@ class History:
         """What each suspension waited for, and in which groups."""
         self.sent: list[protocol.SendEventRequest] = []
         self.tokens: list[protocol.CreateTokenRequest] = []
+        self.unprotected = 0
+        """How often it is said that the pod is not protected yet."""
+        self.asked = 0
 
     def save_steps(self, steps: Sequence[protocol.Step]) -> None:
         for one in steps:
@@ -130,6 +133,10 @@ class History:
 
     def extend_timeout(self, request: protocol.ExtendRequest) -> None:
         self.added_ms.append(request.added_ms)
+
+    def pod_is_protected(self) -> bool:
+        self.asked += 1
+        return self.asked > self.unprotected
 
     def send_event(self, request: protocol.SendEventRequest) -> protocol.EventAccepted:
         self.sent.append(request)

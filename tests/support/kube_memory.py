@@ -179,6 +179,8 @@ class KubeMemory:
             version = (body.get("metadata") or {}).get("resourceVersion")
             if version not in (None, found["metadata"]["resourceVersion"]):
                 return _status(409, "Conflict", where[2])
+            if (body.get("metadata") or {}).get("uid") not in (None, found["metadata"]["uid"]):
+                return _status(422, "Invalid", where[2])  # the field is immutable
             _merge(new, {"status": body.get("status")} if sub == "status" else body)
         if new.get("spec") != found.get("spec"):
             new["metadata"]["generation"] += 1

@@ -177,6 +177,7 @@ def application(world: World, reviews: FakeReviews) -> Application:
         NobodyVouches(),
         events=world.events,
         tokens=world.tokens,
+        protection=world.protection,
     )
 
     @asynccontextmanager

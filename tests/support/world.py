@@ -41,6 +41,7 @@ from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.pods import PodService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.projection import ProjectionService
+from windlass_operator.services.protection import PodMarker, ProtectionService
 from windlass_operator.services.queues import QueueService
 from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
@@ -91,6 +92,11 @@ class FakeCluster:
     """UIDs of the namespaces that are there and stay."""
     plans: list[PodPlan] = field(default_factory=list)
     """Of the pods that were created."""
+    disrupts_pods: bool = True
+    refuse_mark: Exception | None = None
+    """Raised where a pod's annotations are changed."""
+    marks: list[tuple[str, bool]] = field(default_factory=list)
+    """Names of the pods whose annotations were put on or taken off, in this order."""
     unlabelled: dict[str, PodSeen] = field(default_factory=dict)
     """Pods by UID that no list shows."""
 
@@ -160,6 +166,15 @@ class FakeCluster:
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         self.pods.pop(uid, None)
 
+    async def mark_pod(self, namespace: str, name: str, uid: str, template: dict[str, Any], *, protected: bool) -> bool:
+        if self.refuse_mark is not None:
+            raise self.refuse_mark
+        if uid not in self.pods:
+            return False
+        self.marks.append((name, protected))
+        self.pods[uid] = replace(self.pods[uid], marked=protected)
+        return True
+
     async def list_pods(self) -> list[PodSeen]:
         return list(self.pods.values())
 
@@ -196,7 +211,8 @@ class World:
         self.desk = ClaimDesk(self.attempts.claims, every=_LOOK_EVERY)
         self.attempts.take_next = self.desk.next
         database.on_startable(self.desk.wake)
-        self.steps = StepService(database, progress_every=0)
+        self.protection = ProtectionService(database, self.cluster)
+        self.steps = StepService(database, protection=self.protection, progress_every=0)
         self.events = EventService(database, self.attempts)
         self.tokens = TokenService(database, self.attempts, public_url="http://windlass.example")
         self.approvals = ApprovalService(database)
@@ -226,11 +242,13 @@ class World:
         self.queues = QueueService(database, self.cluster, self.queue_objects, changed=lambda: None)
         self.tasks = TaskService(database, self.cluster, self.submissions)
         self.pods: PodService
+        self.marker: PodMarker
 
     async def start(self) -> "World":
         """Take the lead."""
         epoch = await take_epoch(self.database, "test")
         self.pods = self.pod_service(epoch)
+        self.marker = PodMarker(self.database, self.cluster, epoch=epoch)
         await self.attempts.serve_heartbeats()
         return self
 

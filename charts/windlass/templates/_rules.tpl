@@ -22,10 +22,10 @@ the Roles of listed namespaces; tests/unit/chart/golden holds what comes out. */
 - apiGroups: [windlass.dev]
   resources: [tasks/status, runs/status, approvals/status, queues/status, workerpools/status]
   verbs: [patch]
-# Runner pods: started, watched, deleted.
+# Runner pods: started, watched, annotated while a protected step runs, deleted.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]
 # The last lines and events of a pod that failed, saved before it goes.
 - apiGroups: [""]
   resources: [pods/log]

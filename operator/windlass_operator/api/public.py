@@ -535,6 +535,7 @@ def _step_json(row: dict[str, Any]) -> dict[str, Any]:
         **msgspec.to_builtins(step, builtin_types=(msgspec.Raw,)),
         "kind": step.kind,
         "tries": step.tries,
+        **({"protected": True} if row["protected"] else {}),
         "startedAt": _time(row["started_at"]),
         "finishedAt": _time(row["finished_at"]),
         "attempt": row["attempt"],

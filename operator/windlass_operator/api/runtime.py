@@ -19,6 +19,7 @@ from windlass_operator.api.messages import read_body, read_message, validated
 from windlass_operator.api.plain import Handler, Served
 from windlass_operator.api.schemas import TriggerRequest
 from windlass_operator.domain.errors import InvalidRequestError, UnauthorizedError
+from windlass_operator.ledger.intake import when_of
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.children import ChildService
@@ -26,6 +27,7 @@ from windlass_operator.services.claim_desk import ClaimDesk
 from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
+from windlass_operator.services.protection import ProtectionService
 from windlass_operator.services.steps import StepService
 from windlass_operator.services.submission import Submission
 from windlass_operator.services.tokens import TokenService
@@ -65,6 +67,7 @@ class RuntimeRoutes:
         *,
         events: EventService,
         tokens: TokenService,
+        protection: ProtectionService,
     ) -> None:
         self._attempts = attempts
         self._steps = steps
@@ -76,6 +79,7 @@ class RuntimeRoutes:
         self._vouch = vouch
         self._events = events
         self._tokens = tokens
+        self._protection = protection
 
     def routes(self) -> list[Route]:
         """Return the routes, each with the translation of errors around it."""
@@ -85,6 +89,7 @@ class RuntimeRoutes:
             ("POST", "/heartbeat", self.heartbeat),
             ("POST", "/steps", self.save_steps),
             ("GET", "/steps", self.load_steps),
+            ("GET", "/protection", self.protection),
             ("POST", "/waits", self.waits),
             ("POST", "/suspend", self.suspend),
             ("GET", "/compensations", self.load_compensations),
@@ -153,6 +158,11 @@ class RuntimeRoutes:
         if not after.isdecimal() or len(after) > 18:
             raise InvalidRequestError("`after` is not a cursor of this route.", field="after")
         return _json(await self._attempts.steps_after(writer, int(after)))
+
+    async def protection(self, request: Request) -> Response:
+        """Say whether the attempt's pod is protected."""
+        writer = await self._attempts.authenticate(bearer(request))
+        return _json(await self._protection.of(writer.attempt_id))
 
     async def waits(self, request: Request) -> Response:
         """Begin waits, and tell which are over."""
@@ -257,13 +267,21 @@ def bearer(request: Request) -> str:
 
 def _submission(child: protocol.Child, at: str) -> Submission:
     """Return what a run asks for, held to the same rules as a request from outside. The payload is read later."""
-    asked = {"tags": child.tags, "version": child.version, "idempotencyKey": child.idempotency_key}
+    asked = {
+        "tags": child.tags,
+        "version": child.version,
+        "idempotencyKey": child.idempotency_key,
+        "delay": child.delay,
+        "startAt": child.start_at,
+        "queueTTL": child.queue_ttl,
+    }
     options = validated(TriggerRequest, asked, at=at)
     return Submission(
         task=child.task,
         version=options.version,
         tags=tuple(options.tags),
         idempotency_key=options.idempotency_key,
+        when=when_of(options.delay, options.start_at, options.queue_ttl),
         at=at,
     )
 

@@ -224,6 +224,8 @@ class Step(View):
     """The attempt that ran it last."""
     tries: int
     """How often that attempt has called its body."""
+    protected: bool = False
+    """It runs, and cluster tools are asked to leave its pod alone meanwhile: `@step(protect=True)`."""
     durable: bool = False
     """It failed, and later attempts of the run fail here in the same way: the code may have gone another way for it."""
 

@@ -53,3 +53,5 @@ class PodSeen:
     exit_code: int | None = None
     memory_limit: int | None = None
     """Bytes that the container with the user's code may use."""
+    marked: bool | None = None
+    """Whether it carries the annotation of a protected step; None where pods carry none."""

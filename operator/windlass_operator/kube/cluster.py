@@ -19,9 +19,11 @@ from windlass_operator.kube.errors import (
     AlreadyExistsError,
     ForbiddenByPolicyError,
     KubeConflictError,
+    KubeInvalidError,
     KubeNotFoundError,
 )
 from windlass_operator.kube.kinds import CORE_EVENTS, NAMESPACES, PODS, RUNS, SECRETS, TASKS, Kind
+from windlass_operator.kube.protection import annotations
 from windlass_operator.kube.reading import read_event, read_task, see_pod
 from windlass_operator.kube.run_head import see_run
 from windlass_operator.kube.runner_names import CREDENTIAL_KEY, CREDENTIAL_SECRET, MANAGED_BY_LABEL, RUNNER_CONTAINER
@@ -66,6 +68,11 @@ class KubeCluster:
         """Return the same cluster as another client reaches it."""
         listed = tuple(name for name in self._namespaces if name is not None)
         return KubeCluster(client, self._settings, default_image=self._default_image, namespaces=listed)
+
+    @property
+    def disrupts_pods(self) -> bool:
+        """Nodes are drained and consolidated."""
+        return True
 
     async def project(self, namespace: str) -> Project:
         """Return the project of a namespace, by its UID as it was a few seconds ago at most.
@@ -153,6 +160,18 @@ class KubeCluster:
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         """Delete a pod; one that is gone is fine."""
         await self._client.delete(PODS, namespace, name, uid=uid)
+
+    async def mark_pod(self, namespace: str, name: str, uid: str, template: dict[str, Any], *, protected: bool) -> bool:
+        """Put on a pod the annotations that keep it, or take them off; False if it is gone."""
+        body = {"metadata": {"uid": uid, "annotations": annotations(template, protected=protected)}}
+        try:
+            return await self._client.patch(PODS, namespace, name, body) is not None
+        except (KubeConflictError, KubeInvalidError):
+            # The UID in the patch is a precondition, whose failure has no words of its own.
+            found = await self._client.get(PODS, namespace, name)
+            if found is not None and found["metadata"]["uid"] == uid:
+                raise
+            return False
 
     async def list_pods(self) -> list[PodSeen]:
         """Return all pods that are ours."""

@@ -51,7 +51,7 @@ _IN_PROJECTS: Final[dict[Process, tuple[_Rule, ...]]] = {
         (GROUP, "approvals/status", "patch", ""),
         (GROUP, "queues/status", "patch", ""),
         (GROUP, "workerpools/status", "patch", ""),
-        ("", "pods", "get list watch create delete", ""),
+        ("", "pods", "get list watch create patch delete", ""),
         ("", "pods/log", "get", ""),
         ("", "events", "get list", ""),
         ("", "secrets", "create", ""),

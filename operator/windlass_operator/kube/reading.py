@@ -9,6 +9,7 @@ from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodSeen
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.kube.pod_status import Stage, read_pod
+from windlass_operator.kube.protection import is_marked
 from windlass_operator.resources.base import ResourceInvalidError
 from windlass_operator.resources.task import TaskSpec
 
@@ -90,4 +91,5 @@ def see_pod(body: Any, *, deleted: bool = False) -> PodSeen:
         last_state=pod.last_state,
         exit_code=pod.exit_code,
         memory_limit=pod.memory_limit,
+        marked=is_marked(body) if pod.stage is not Stage.GONE else None,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
+from windlass_operator.ledger import protection
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.queries import load
 
@@ -20,6 +21,7 @@ class Counts:
         held: Queued runs that something holds, by reason.
         pods: Pods that were not deleted yet, by state.
         standby: Single-use pods that are kept ready and have taken nothing: those that start, and those that wait.
+        protected: Pods that carry the annotations of a protected step, or may.
         pool_runs: Runs of worker pools by namespace, pool, and whether they are queued or running.
         pool_pods: Pods of worker pools by namespace, pool, and whether they are busy, idle or starting.
         oldest_queued: Seconds for which the run that waits longest could have been claimed.
@@ -32,6 +34,7 @@ class Counts:
     held: dict[str, int]
     pods: dict[str, int]
     standby: dict[str, int]
+    protected: int
     pool_runs: dict[tuple[str, ...], float]
     pool_pods: dict[tuple[str, ...], float]
     oldest_queued: float
@@ -55,6 +58,7 @@ async def count(database: Database) -> Counts:
         held={row["reason"]: int(row["n"]) for row in await database.fetch(_SQL["held_by_reason"])},
         pods={row["state"]: int(row["n"]) for row in await database.fetch(_SQL["pods_by_state"])},
         standby={doing: int(n) for doing, n in standby.items()},
+        protected=await protection.count(database),
         pool_runs=_by_pool(pools, "queued", "running"),
         pool_pods=_by_pool(pools, "busy", "idle", "starting"),
         oldest_queued=ages["oldest_queued"],

@@ -52,6 +52,8 @@ class PodRow:
     """A standby pod, which was started before any run needed it."""
     draining: bool
     """It gets nothing more."""
+    protection: str | None = None
+    """Whether it carries the annotations of a protected step: see ``ledger.protection``."""
 
     @property
     def served(self) -> bool:
@@ -235,4 +237,5 @@ def _one(rows: list[dict[str, Any]]) -> PodRow | None:
         reason=row["reason"],
         ahead=row["ahead"],
         draining=row["draining"],
+        protection=row["protection"],
     )

@@ -417,6 +417,7 @@ async def new_rows(connection: Connection, run_ids: list[UUID]) -> dict[UUID, di
 _UNTOUCHED: Final[dict[str, Any]] = {
     "attempts": 0, "user_failures": 0, "infra_failures": 0, "undoing": False,
     "steps_succeeded": 0, "steps_failed": 0, "steps_running": 0, "steps_waiting": 0, "current_step": None,
+    "protected": False,
     "pod_name": None, "started_at": None, "finished_at": None, "error": None,
     "result": None, "result_sha256": None, "result_size": None,
 }  # fmt: skip

@@ -36,6 +36,11 @@ class LocalCluster:
         self._pods = pods
         self._credentials: dict[str, str] = {}
 
+    @property
+    def disrupts_pods(self) -> bool:
+        """Nobody removes a runner process but its run's own end."""
+        return False
+
     async def project(self, namespace: str) -> Project:
         """Return the project of a namespace."""
         return Project(uid=str(uuid5(NAMESPACE_URL, namespace)), namespace=namespace)
@@ -92,6 +97,11 @@ class LocalCluster:
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         """Stop a runner and forget it; one that is gone is fine."""
         self._pods.delete(uid)
+
+    async def mark_pod(self, namespace: str, name: str, uid: str, template: dict[str, Any], *, protected: bool) -> bool:
+        """Do nothing: nobody would read it."""
+        seen = self._pods.see(namespace, name)
+        return seen is not None and seen.uid == uid
 
     async def list_pods(self) -> list[PodSeen]:
         """Return all pods."""

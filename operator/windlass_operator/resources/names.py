@@ -32,6 +32,9 @@ TASK_VERSION_LABEL: Final = f"{PREFIX}version"
 TRACEPARENT_ANNOTATION: Final = f"{PREFIX}traceparent"
 """On a Run: W3C trace context of whoever made it, for tools that may add annotations and not change specs."""
 
+DO_NOT_DISRUPT_ANNOTATION: Final = f"{PREFIX}do-not-disrupt"
+"""On a pod: a protected step runs in it. Ours alone: the operator takes it off."""
+
 FINALIZER: Final = f"{PREFIX}operator"
 """For kinds that must be cleaned up after. Runs have none: an operator that is down must not hold up a namespace."""
 

@@ -162,6 +162,8 @@ class RunStatus(KubeModel):
     """Steps by state."""
     current_step: Word | None = None
     """Key of the step that began last and is under way."""
+    protected: bool | None = None
+    """Its pod carries `windlass.dev/do-not-disrupt`, or is about to: a step with `protect=True` runs."""
     result: FreeForm = None
     """What the task returned, if it is at most 64 KiB of JSON."""
     result_ref: BlobRef | None = None

@@ -28,6 +28,7 @@ class GaugeService:
                     "windlass_queue_oldest_seconds": {(): counts.oldest_queued},
                     "windlass_pods": {(state,): n for state, n in counts.pods.items()},
                     "windlass_standby_pods": {(doing,): n for doing, n in counts.standby.items()},
+                    "windlass_protected_pods": {(): counts.protected},
                     "windlass_pool_runs": counts.pool_runs,
                     "windlass_pool_pods": counts.pool_pods,
                     "windlass_projection_backlog": {(): counts.projection_backlog},

@@ -11,10 +11,11 @@ from windlass_operator.services.mirror import Objects
 from windlass_operator.services.namespaces import Namespaces
 from windlass_operator.services.pods import Cluster as Pods
 from windlass_operator.services.projection import RunResources
+from windlass_operator.services.protection import Pods as MarkedPods
 from windlass_operator.services.tasks import TaskResources
 
 
-class Cluster(Pods, TaskResources, RunReader, RunResources, SecretStore, Namespaces, Protocol):
+class Cluster(Pods, MarkedPods, TaskResources, RunReader, RunResources, SecretStore, Namespaces, Protocol):
     """Projects, Tasks, Runs, pods and the runner's credential."""
 
 

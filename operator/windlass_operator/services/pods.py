@@ -20,7 +20,7 @@ from windlass_operator.domain.ids import new_id
 from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodPlan, PodSeen
 from windlass_operator.domain.project import Project
-from windlass_operator.ledger import attempts, pods, projection, runs, worker_pools
+from windlass_operator.ledger import attempts, pods, projection, protection, runs, worker_pools
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.pods import KeyBacklog, PodRow
 from windlass_operator.ledger.projection import LeadershipLostError
@@ -215,6 +215,8 @@ class PodService:
         row = await pods.by_uid(self._database, seen.uid)
         if row is None:
             return  # not ours, or its UID is being recorded right now: the next look finds it
+        if seen.marked is not None and row.protection == (None if seen.marked else protection.PROTECTED):
+            await protection.doubt(self._database, row.id, row.protection)  # somebody has changed it, or we did by half
         if not seen.exists:
             await self._ended(row, seen)
             await pods.gone(self._database, row.id)

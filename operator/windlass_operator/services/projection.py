@@ -151,6 +151,7 @@ def facts_of_run(row: Mapping[str, Any]) -> dict[str, Any]:
             "waiting": row["steps_waiting"],
         },
         "currentStep": _word(row["current_step"]),
+        "protected": True if row["protected"] else None,
         "result": None if row["result"] is None else json.loads(row["result"]),
         "resultRef": {"sha256": row["result_sha256"], "size": row["result_size"]} if row["result_sha256"] else None,
         "error": None

@@ -14,6 +14,7 @@ from windlass_operator.ledger.steps import StepWrite
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import parse_token
 from windlass_operator.services.batch import Batch
+from windlass_operator.services.protection import ProtectionService
 from windlass_operator.services.recorder import Recorder
 
 _SAVED: Final = {state: metrics.STEPS_SAVED.labels(state) for state in ("running", "succeeded", "failed")}
@@ -26,13 +27,20 @@ class StepService:
         database: The ledger.
         changed: Called with runs whose resources are to show progress. Not for each step: who is woken by it, in all
             processes, would look for something to do and find nothing.
+        protection: Is told of protected steps that begin or end.
         progress_every: Seconds between two notes of one run's progress for its resource.
     """
 
     def __init__(
-        self, database: Database, changed: Callable[[UUID], None] = lambda _: None, *, progress_every: float = 1.0
+        self,
+        database: Database,
+        changed: Callable[[UUID], None] = lambda _: None,
+        *,
+        protection: ProtectionService,
+        progress_every: float = 1.0,
     ) -> None:
         self._database = database
+        self._protection = protection
         self._changed = changed
         self._every = progress_every
         self._batch: Batch[list[StepWrite], UUID | None] = Batch(self._flush)
@@ -64,6 +72,7 @@ class StepService:
         if run_id is None:
             Recorder.refused("steps")
             raise AttemptClosedError
+        await self._protection.note(*parsed, request.steps)
         for step in request.steps:
             _SAVED[step.state].inc()
         if run_id not in self._noted:

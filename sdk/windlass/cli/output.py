@@ -238,7 +238,7 @@ def _step(step: dict[str, Any], start: datetime | None) -> list[str]:
     began = _time(step["startedAt"])
     return [
         step["key"],
-        step["state"] + tries(step),
+        step["state"] + tries(step) + (", protected" if step.get("protected") else ""),
         str(step["attempt"]),
         _offset(began, start),
         took(step),

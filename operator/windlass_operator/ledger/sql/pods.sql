@@ -57,11 +57,11 @@ UPDATE pod SET uid = %(uid)s, state = CASE WHEN state = 'Planned' THEN 'Created'
  WHERE id = %(id)s AND (uid IS NULL OR uid = %(uid)s) RETURNING id;
 
 -- name: pod_by_uid
-SELECT id, project_id, pod_key, name, namespace, uid, state, claim_id, ended_at, reason, ahead, draining FROM pod WHERE uid = %(uid)s;
+SELECT id, project_id, pod_key, name, namespace, uid, state, claim_id, ended_at, reason, ahead, draining, protection FROM pod WHERE uid = %(uid)s;
 
 -- name: pod_by_name
 SELECT pod.id, pod.project_id, pod.pod_key, pod.name, pod.namespace, pod.uid, pod.state, pod.claim_id, pod.ended_at, pod.reason,
-       pod.ahead, pod.draining
+       pod.ahead, pod.draining, pod.protection
   FROM pod JOIN project p ON p.id = pod.project_id WHERE p.uid = %(project_uid)s AND pod.name = %(name)s;
 
 -- name: pod_ended

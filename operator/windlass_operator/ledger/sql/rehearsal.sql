@@ -6,7 +6,7 @@ WITH a AS (DELETE FROM event_taken), b AS (DELETE FROM sent_event), c AS (DELETE
      i AS (DELETE FROM idempotency_key), j AS (DELETE FROM run_handle), k AS (DELETE FROM log), l AS (DELETE FROM event),
      m AS (DELETE FROM step), n AS (DELETE FROM blob), o AS (DELETE FROM attempt), p AS (DELETE FROM queue_entry),
      q AS (DELETE FROM pod), r AS (DELETE FROM run), s AS (DELETE FROM task_version), t AS (DELETE FROM pod_key),
-     u AS (DELETE FROM queue), v AS (DELETE FROM worker_pool), w AS (DELETE FROM task_head)
+     u AS (DELETE FROM queue), v AS (DELETE FROM worker_pool), w AS (DELETE FROM task_head), x AS (DELETE FROM protection)
 DELETE FROM project;
 
 -- name: open_waits

@@ -164,6 +164,8 @@ SELECT run.*, p.uid AS project_uid, p.namespace, v.version, v.spec, a.pod_name,
        coalesce(s.succeeded, 0) AS steps_succeeded, coalesce(s.failed, 0) AS steps_failed,
        coalesce(s.running, 0) AS steps_running,
        coalesce(s.waiting, 0) AS steps_waiting, s.current_step, ledger_now() AS now,
+       EXISTS (SELECT FROM attempt o JOIN protection t ON t.attempt_id = o.id
+                WHERE o.run_id = run.id AND o.closed_at IS NULL AND t.ended_at IS NULL) AS protected,
        q.name AS queue, q.concurrency AS queue_concurrency, q.paused AS queue_paused,
        q.named AND q.resource_uid IS NULL AS queue_missing, q.running AS queue_running,
        k.pool, k.pool IS NOT NULL AND w.resource_uid IS NULL AS pool_missing

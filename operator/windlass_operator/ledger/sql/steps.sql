@@ -41,7 +41,9 @@ SELECT key, name, state, error, started_at, finished_at FROM step
 
 -- name: list_steps
 SELECT key, name, args_hash, state, attempt, kind, durable, tries, child_id, result, result_sha256, result_size, error, place, code_id, replaced,
-       started_at, finished_at, position
+       started_at, finished_at, position,
+       state = 'running' AND EXISTS (SELECT FROM attempt o JOIN protection t ON t.attempt_id = o.id
+                                      WHERE o.run_id = step.run_id AND o.closed_at IS NULL AND t.key = step.key AND t.ended_at IS NULL) AS protected
   FROM step WHERE run_id = %(run_id)s AND position > %(after)s ORDER BY position LIMIT %(limit)s;
 
 -- name: rerun_steps
