@@ -5,9 +5,9 @@ come together share a request.
 """
 
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from windlass import protocol
-from windlass.client import RunHandle, keys_of
+from windlass.client import RunHandle, Timing, keys_of
+from windlass.client import when as timing
 from windlass.context import active
 from windlass.durations import parse_duration
 from windlass.errors import (
@@ -65,6 +66,9 @@ class Options:
     version: int | None = None
     detached: bool = False
     timeout: timedelta | None = None
+    when: Mapping[str, str] = field(default_factory=dict)
+    """When it is to start, in the API's words. It is no argument of the step: a time that the code calculates is
+    another one each time it runs, and the run that was started first is the one."""
 
 
 class Call:
@@ -90,6 +94,9 @@ class Call:
             detached=options.detached,
             awaited=awaited,
             due_in_ms=wait.due_in_ms,
+            delay=options.when.get("delay"),
+            start_at=options.when.get("startAt"),
+            queue_ttl=options.when.get("queueTTL"),
             place=wait.place,
             code_id=wait.code_id,
         )
@@ -229,6 +236,7 @@ def options_of(
     detached: bool = False,
     timeout: "str | timedelta | None" = None,
     namespace: str | None = None,
+    when: Timing = (None, None, None),
 ) -> Options:
     """Return the options of a call.
 
@@ -241,7 +249,7 @@ def options_of(
             f"{name}(namespace={namespace!r}): a run starts runs of its own namespace, {attempt.run.namespace!r}. Call "
             "windlass.Client(namespace=...).trigger() in a step; that needs a token for the other one."
         )
-    return Options(tuple(tags), version, detached, None if timeout is None else parse_duration(timeout))
+    return Options(tuple(tags), version, detached, None if timeout is None else parse_duration(timeout), timing(*when))
 
 
 def _starter(call: Call) -> Starter:

@@ -159,7 +159,7 @@ class Client:
         Raises:
             ApiError: The API refused it (``QueueFull``: as many runs wait as its queue allows) or cannot be reached.
         """
-        body = _asked(payload, tags, version, idempotency_key) | _when(delay, start_at, queue_ttl)
+        body = _asked(payload, tags, version, idempotency_key) | when(delay, start_at, queue_ttl)
         run = self.call("POST", f"tasks/{quote(task, safe='')}/runs", body=body)
         return RunHandle(self, run["id"])
 
@@ -217,8 +217,8 @@ class Client:
             raise ValueError(f"{len(items)} payloads in one batch; {BATCH_LIMIT} is the most. Divide them.")
         if not items:
             return []
-        when = _when(delay, start_at, queue_ttl)
-        asked = [_asked(payload, tags, version, key) | when for payload, key in zip(items, keys, strict=True)]
+        timing = when(delay, start_at, queue_ttl)
+        asked = [_asked(payload, tags, version, key) | timing for payload, key in zip(items, keys, strict=True)]
         body = {"items": asked}
         made = self.call("POST", f"tasks/{quote(task, safe='')}/runs:batch", body=body)
         return [RunHandle(self, run["id"]) for run in made["items"]]
@@ -471,9 +471,20 @@ def _asked(payload: Any, tags: tuple[str, ...], version: int | None, idempotency
     return body if idempotency_key is None else body | {"idempotencyKey": idempotency_key}
 
 
-def _when(
-    delay: str | timedelta | None, start_at: datetime | None, queue_ttl: str | timedelta | None
-) -> dict[str, Any]:
+Timing = tuple[str | timedelta | None, datetime | None, str | timedelta | None]
+"""``delay``, ``start_at`` and ``queue_ttl`` of a run."""
+
+
+def when(
+    delay: str | timedelta | None = None,
+    start_at: datetime | None = None,
+    queue_ttl: str | timedelta | None = None,
+) -> dict[str, str]:
+    """Return what a request says of when its run is to start, in the API's words.
+
+    Raises:
+        ValueError: A time has no time zone.
+    """
     if start_at is not None and start_at.tzinfo is None:
         raise ValueError("start_at has no time zone: give an aware datetime, such as datetime.now(UTC).")
     found = {

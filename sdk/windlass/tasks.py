@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -13,7 +13,7 @@ from windlass.retry import Retry
 
 if TYPE_CHECKING:
     from windlass.children import RunResult
-    from windlass.client import Client, RunHandle
+    from windlass.client import Client, RunHandle, Timing
     from windlass.migration import History
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -76,6 +76,9 @@ class Task(Generic[P, R]):
         version: int | None = None,
         detached: bool = False,
         namespace: str | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> "Coroutine[Any, Any, RunHandle]":
         """Start a run and return its handle, as soon as the run is durable.
 
@@ -89,16 +92,22 @@ class Task(Generic[P, R]):
             version: A version of the Task; the current one by default.
             detached: In a run: the new one goes on when that is cancelled.
             namespace: Where the Task is; the caller's own by default, and always in a run.
+            delay: Start no earlier than this long from now, such as ``"10m"``.
+            start_at: Start no earlier than this time, which is aware, and no earlier than ``delay`` says.
+            queue_ttl: End the run as Expired if no attempt has begun this long after it might have.
 
         Raises:
             ApiError: The API refused it (``code`` says why, such as ``TaskNotFound``) or cannot be reached.
             StepError: Called inside a step, or for another namespace in a run.
         """
         if active() is None:
-            return self._triggered(payload, tags, idempotency_key, version, namespace)
+            return self._triggered(payload, tags, idempotency_key, version, namespace, (delay, start_at, queue_ttl))
         from windlass import children
 
-        options = children.options_of("trigger", tags=tags, version=version, detached=detached, namespace=namespace)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of(
+            "trigger", tags=tags, version=version, detached=detached, namespace=namespace, when=timing
+        )
         return _first(children.trigger([children.Call(self, payload, options, idempotency_key, awaited=False)]))
 
     def trigger_sync(
@@ -110,16 +119,21 @@ class Task(Generic[P, R]):
         version: int | None = None,
         detached: bool = False,
         namespace: str | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> "RunHandle":
         """Start a run from synchronous code; see :meth:`trigger`."""
         if active() is None:
             return self._client(namespace).trigger(
-                self.name, payload, tags=tags, idempotency_key=idempotency_key, version=version
-            )
+                self.name, payload, tags=tags, idempotency_key=idempotency_key, version=version,
+                delay=delay, start_at=start_at, queue_ttl=queue_ttl,
+            )  # fmt: skip
         from windlass import children
 
+        timing = (delay, start_at, queue_ttl)
         options = children.options_of(
-            "trigger_sync", tags=tags, version=version, detached=detached, namespace=namespace
+            "trigger_sync", tags=tags, version=version, detached=detached, namespace=namespace, when=timing
         )
         return children.trigger_sync([children.Call(self, payload, options, idempotency_key, awaited=False)])[0]
 
@@ -132,6 +146,9 @@ class Task(Generic[P, R]):
         version: int | None = None,
         detached: bool = False,
         namespace: str | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> "Coroutine[Any, Any, list[RunHandle]]":
         """Start a run for each payload in one call, up to 1,000: all of them or none. See :meth:`trigger`.
 
@@ -142,11 +159,15 @@ class Task(Generic[P, R]):
             ValueError: Too many payloads, or another number of idempotency keys.
         """
         if active() is None:
-            return self._all_triggered(list(payloads), tags, idempotency_keys, version, namespace)
+            timing = (delay, start_at, queue_ttl)
+            return self._all_triggered(list(payloads), tags, idempotency_keys, version, namespace, timing)
         from windlass import children
 
         name = "batch_trigger"
-        options = children.options_of(name, tags=tags, version=version, detached=detached, namespace=namespace)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of(
+            name, tags=tags, version=version, detached=detached, namespace=namespace, when=timing
+        )
         return children.trigger(children.calls_of(self, payloads, options, idempotency_keys, awaited=False))
 
     def batch_trigger_sync(
@@ -158,16 +179,23 @@ class Task(Generic[P, R]):
         version: int | None = None,
         detached: bool = False,
         namespace: str | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> "list[RunHandle]":
         """Start a run for each payload from synchronous code; see :meth:`batch_trigger`."""
         if active() is None:
             return self._client(namespace).batch_trigger(
-                self.name, payloads, tags=tags, idempotency_keys=idempotency_keys, version=version
-            )
+                self.name, payloads, tags=tags, idempotency_keys=idempotency_keys, version=version,
+                delay=delay, start_at=start_at, queue_ttl=queue_ttl,
+            )  # fmt: skip
         from windlass import children
 
         name = "batch_trigger_sync"
-        options = children.options_of(name, tags=tags, version=version, detached=detached, namespace=namespace)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of(
+            name, tags=tags, version=version, detached=detached, namespace=namespace, when=timing
+        )
         return children.trigger_sync(children.calls_of(self, payloads, options, idempotency_keys, awaited=False))
 
     def trigger_and_wait(
@@ -178,6 +206,9 @@ class Task(Generic[P, R]):
         idempotency_key: str | None = None,
         version: int | None = None,
         timeout: str | timedelta | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Start a run in a run and wait for its result, without a pod. The run and the wait are one durable step.
 
@@ -186,7 +217,10 @@ class Task(Generic[P, R]):
             tags: Words to find the run by.
             idempotency_key: A word for the run; one that has it already is waited for.
             version: A version of the Task; the current one by default.
-            timeout: How long to wait; the run goes on after that.
+            timeout: How long to wait, a delay included; the run goes on after that.
+            delay: As for :meth:`trigger`.
+            start_at: The same.
+            queue_ttl: The same. A run that expires is one that failed, for who waits for it.
 
         Raises:
             RunFailedError: The run ended without a result; it says which, why, and whose fault it was.
@@ -198,7 +232,8 @@ class Task(Generic[P, R]):
         from windlass.waits import only_async
 
         only_async("trigger_and_wait")
-        options = children.options_of("trigger_and_wait", tags=tags, version=version, timeout=timeout)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of("trigger_and_wait", tags=tags, version=version, timeout=timeout, when=timing)
         return children.trigger_and_wait(children.Call(self, payload, options, idempotency_key, awaited=True))
 
     def trigger_and_wait_sync(
@@ -209,11 +244,15 @@ class Task(Generic[P, R]):
         idempotency_key: str | None = None,
         version: int | None = None,
         timeout: str | timedelta | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> Any:
         """Start a run and wait for its result in synchronous code; see :meth:`trigger_and_wait`."""
         from windlass import children
 
-        options = children.options_of("trigger_and_wait_sync", tags=tags, version=version, timeout=timeout)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of("trigger_and_wait_sync", tags=tags, version=version, timeout=timeout, when=timing)
         return children.trigger_and_wait_sync(children.Call(self, payload, options, idempotency_key, awaited=True))
 
     def batch_trigger_and_wait(
@@ -224,6 +263,9 @@ class Task(Generic[P, R]):
         idempotency_keys: "Sequence[str | None] | None" = None,
         version: int | None = None,
         timeout: str | timedelta | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> "Coroutine[Any, Any, list[RunResult]]":
         """Start a run for each payload and wait for all of them, without a pod. The code goes on once, after the last.
 
@@ -237,7 +279,10 @@ class Task(Generic[P, R]):
         from windlass.waits import only_async
 
         only_async("batch_trigger_and_wait")
-        options = children.options_of("batch_trigger_and_wait", tags=tags, version=version, timeout=timeout)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of(
+            "batch_trigger_and_wait", tags=tags, version=version, timeout=timeout, when=timing
+        )
         calls = children.calls_of(self, payloads, options, idempotency_keys, awaited=True)
         return children.batch_trigger_and_wait(calls)
 
@@ -249,11 +294,17 @@ class Task(Generic[P, R]):
         idempotency_keys: "Sequence[str | None] | None" = None,
         version: int | None = None,
         timeout: str | timedelta | None = None,
+        delay: str | timedelta | None = None,
+        start_at: datetime | None = None,
+        queue_ttl: str | timedelta | None = None,
     ) -> "list[RunResult]":
         """Start runs and wait for all of them in synchronous code; see :meth:`batch_trigger_and_wait`."""
         from windlass import children
 
-        options = children.options_of("batch_trigger_and_wait_sync", tags=tags, version=version, timeout=timeout)
+        timing = (delay, start_at, queue_ttl)
+        options = children.options_of(
+            "batch_trigger_and_wait_sync", tags=tags, version=version, timeout=timeout, when=timing
+        )
         calls = children.calls_of(self, payloads, options, idempotency_keys, awaited=True)
         return children.batch_trigger_and_wait_sync(calls)
 
@@ -264,14 +315,21 @@ class Task(Generic[P, R]):
         return Client(namespace=namespace)
 
     async def _triggered(
-        self, payload: Any, tags: tuple[str, ...], key: str | None, version: int | None, namespace: str | None
+        self,
+        payload: Any,
+        tags: tuple[str, ...],
+        key: str | None,
+        version: int | None,
+        namespace: str | None,
+        timing: "Timing",
     ) -> "RunHandle":
         import asyncio
 
-        client = self._client(namespace)
+        client, (delay, start_at, queue_ttl) = self._client(namespace), timing
         return await asyncio.to_thread(
-            client.trigger, self.name, payload, tags=tags, idempotency_key=key, version=version
-        )
+            client.trigger, self.name, payload, tags=tags, idempotency_key=key, version=version,
+            delay=delay, start_at=start_at, queue_ttl=queue_ttl,
+        )  # fmt: skip
 
     async def _all_triggered(
         self,
@@ -280,13 +338,15 @@ class Task(Generic[P, R]):
         keys: "Sequence[str | None] | None",
         version: int | None,
         namespace: str | None,
+        timing: "Timing",
     ) -> "list[RunHandle]":
         import asyncio
 
-        client = self._client(namespace)
+        client, (delay, start_at, queue_ttl) = self._client(namespace), timing
         return await asyncio.to_thread(
-            client.batch_trigger, self.name, payloads, tags=tags, idempotency_keys=keys, version=version
-        )
+            client.batch_trigger, self.name, payloads, tags=tags, idempotency_keys=keys, version=version,
+            delay=delay, start_at=start_at, queue_ttl=queue_ttl,
+        )  # fmt: skip
 
 
 async def _first(handles: "Coroutine[Any, Any, list[RunHandle]]") -> "RunHandle":

@@ -1,6 +1,7 @@
 """Runs that start runs: one child for each key whatever crashes, and nobody waits for a child that has ended."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +11,14 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.world import SECOND, SHOP, World, a_failure, a_task
 from windlass import protocol
+from windlass_operator.api.runtime import _submission
 from windlass_operator.blobs.store import BlobMissingError
-from windlass_operator.domain.errors import AttemptClosedError, PayloadInvalidError, TaskNotFoundError
+from windlass_operator.domain.errors import (
+    AttemptClosedError,
+    InvalidRequestError,
+    PayloadInvalidError,
+    TaskNotFoundError,
+)
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.children import (
@@ -461,3 +468,62 @@ async def test_a_run_that_ended_after_the_timeout_gives_its_result_to_the_retry(
     assert await start(world, attempt.token, child("slow", due_in_ms=1000)) == [slow]
     await follow(world)
     assert bytes((await history(world, attempt.run_id))["slow"].result) == b"7"
+
+
+async def times_of(world: World, run_id: UUID) -> tuple[timedelta, timedelta | None]:
+    """Return after what time a run may begin, and for how long it may wait then."""
+    (row,) = await world.database.fetch(
+        "SELECT q.available_at - run.created_at AS delay, q.expires_at - q.available_at AS ttl"
+        " FROM queue_entry q JOIN run ON run.id = q.run_id WHERE run.id = %(id)s",
+        {"id": run_id},
+    )
+    return row["delay"], row["ttl"]
+
+
+async def test_a_child_begins_no_earlier_than_its_code_said_first(world: World, clock: Clock) -> None:
+    attempt = await parent(world)
+    at = (clock.now() + 90 * SECOND).isoformat()
+    later = child("a", awaited=False, delay="1m", start_at=at, queue_ttl="10s")
+    (run_id,) = await start_as_asked(world, attempt.token, later)
+    assert await times_of(world, run_id) == (90 * SECOND, 10 * SECOND)
+    clock.advance(30 * SECOND)
+    again = child("a", awaited=False, delay="5m")  # the code has run again, and calculates another time
+    assert await start_as_asked(world, attempt.token, again) == [run_id]
+    assert await times_of(world, run_id) == (90 * SECOND, 10 * SECOND)
+
+
+async def test_an_expired_child_is_a_failed_one_for_who_waits_for_it(world: World, clock: Clock) -> None:
+    attempt = await parent(world)
+    (run_id,) = await start_as_asked(world, attempt.token, child("a", delay="1m", queue_ttl="10s"))
+    assert (await suspend(world, attempt, "a")).suspended
+    clock.advance(65 * SECOND)
+    assert await world.runs.expire_due() == 0
+    clock.advance(10 * SECOND)
+    assert await world.runs.expire_due() == 1
+    await follow(world)
+    (step,) = await world.runs.steps(UUID(attempt.run_id), after=0, limit=10)
+    assert step["state"] == "failed"
+    assert msgspec.json.decode(step["error"], type=protocol.Failure).run == protocol.FailedRun(
+        run_id=str(run_id), state="Expired", type="QueueTTLExpired", message="No attempt had begun within queueTTL.",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"delay": "soon"}, "children[0].delay"),
+        ({"start_at": "2030-01-01T00:00:00"}, "children[0].startAt"),
+        ({"queue_ttl": "-1s"}, "children[0].queueTTL"),
+    ],
+)
+async def test_times_that_are_none_are_refused_with_their_place(world: World, more: dict[str, Any], field: str) -> None:
+    attempt = await parent(world)
+    with pytest.raises(InvalidRequestError) as refused:
+        await start_as_asked(world, attempt.token, child("a", **more))
+    assert refused.value.field == field
+
+
+async def start_as_asked(world: World, token: str, *children: protocol.Child) -> list[UUID]:
+    """Start runs with all that they ask for, as the route reads it."""
+    wanted = [(one, _submission(one, f"children[{n}].")) for n, one in enumerate(children)]
+    return [UUID(run_id) for run_id in (await world.children.start(token, wanted)).run_ids]

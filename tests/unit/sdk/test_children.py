@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pydantic
@@ -319,3 +320,45 @@ def test_a_task_is_triggered_by_its_name_where_its_code_is_elsewhere() -> None:
         asyncio.run(crawl(1))
     with pytest.raises(ValueError, match="cannot be the name of a Task resource"):
         Task.named("Crawl")
+
+
+@pytest.mark.parametrize("how", ["trigger", "batch_trigger", "trigger_and_wait", "batch_trigger_and_wait"])
+@pytest.mark.parametrize("is_async", [True, False])
+def test_every_way_to_start_a_run_says_when_it_is_to_begin(how: str, *, is_async: bool) -> None:
+    history = History()
+    payload: Any = ["a"] if "batch" in how else "a"
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+
+    @task
+    async def main() -> None:
+        await getattr(fetch, how)(payload, delay="10m", start_at=at, queue_ttl=timedelta(hours=1))
+
+    @task
+    def main_sync() -> None:
+        getattr(fetch, f"{how}_sync")(payload, delay="10m", start_at=at, queue_ttl=timedelta(hours=1))
+
+    history.run(main if is_async else main_sync)
+    child = history.children["fetch"]
+    assert (child.delay, child.start_at, child.queue_ttl) == ("10m", "2030-01-01T00:00:00+00:00", "1h")
+
+
+def test_code_that_runs_again_and_calculates_another_time_gets_the_run_that_it_has_started() -> None:
+    history = History()
+    clock = iter([datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)])
+
+    @task
+    async def main() -> str:
+        return (await fetch.trigger("a", start_at=next(clock))).id
+
+    assert history.value(main) == history.value(main, number=2) == "id-fetch"
+    assert history.children["fetch"].start_at == "2030-01-01T00:00:00+00:00"
+
+
+def test_a_time_without_a_zone_is_refused_where_it_is_written() -> None:
+    @task
+    async def main() -> None:
+        await fetch.trigger("a", start_at=datetime(2030, 1, 1))  # noqa: DTZ001 - that is the point
+
+    failed = History().run(main).fail
+    assert failed is not None
+    assert "start_at has no time zone" in failed.failure.message
