@@ -26,6 +26,7 @@ POST /runtime/v1/children   start runs, and perhaps wait for them               
 POST /runtime/v1/complete   the run has succeeded                                    the attempt's token
 POST /runtime/v1/fail       the attempt has failed                                   the attempt's token
 POST /runtime/v1/release    hand the run back without using an attempt               the attempt's token
+POST /runtime/v1/ends       complete and fail many attempts of a pod                 the session; tokens in the body
 POST /runtime/v1/logs       numbered log lines                                       the attempt's token
 PUT  /runtime/v1/blobs/..   upload a value by its SHA-256                            the attempt's token
 GET  /runtime/v1/blobs/..   download a value by its SHA-256                          the attempt's token
@@ -64,6 +65,9 @@ DEPTH: Final = 200
 
 DIGITS: Final = 300
 """Longest integer in a user's value. Longer ones are refused by some JSON readers and rounded to infinity by others."""
+
+MOST_ENDS: Final = 200
+"""Ends in one call."""
 
 AttemptClosed: Final = "AttemptClosed"
 """Error code (HTTP 409): the attempt is no longer open. The runner stops the child and exits with 3."""
@@ -599,6 +603,44 @@ class Outcome(Message):
     state: str
     """State of the run afterwards."""
     retry_in_ms: int | None = None
+    attempts: list[ClaimedAttempt] = []
+    """What ``claim`` took. Not repeated with a repeated answer: a claim with its id is."""
+    leave: bool = False
+    """As in a claim's answer."""
+
+
+class End(Message):
+    """One attempt's end. Exactly one of ``complete`` and ``fail`` is set, and neither has a ``claim``."""
+
+    token: str
+    """The attempt's."""
+    complete: CompleteRequest | None = None
+    fail: FailRequest | None = None
+
+
+class EndsRequest(Message):
+    """Ends of attempts of one pod. Each stands for itself: one that is refused does not keep the others."""
+
+    ends: Annotated[list[End], msgspec.Meta(max_length=MOST_ENDS)]
+    claim: NextClaim | None = None
+    """Work for the slots that these ends have freed, and others. The ends stand whatever becomes of it."""
+
+
+class EndAnswer(Message):
+    """What became of one end: an outcome, or why it was refused."""
+
+    outcome: Outcome | None = None
+    """As of ``complete`` and ``fail``, always without ``attempts``: those stand in the answer to all."""
+    error: ErrorBody | None = None
+    """As they answer it: what a runner does with each code is the same."""
+    status: int = 200
+    """HTTP status that it would have had alone."""
+
+
+class EndsAnswer(Message):
+    """Answers, in the order of the request. A repeat is answered alike, but for what ``claim`` took."""
+
+    ends: list[EndAnswer]
     attempts: list[ClaimedAttempt] = []
     """What ``claim`` took. Not repeated with a repeated answer: a claim with its id is."""
     leave: bool = False
