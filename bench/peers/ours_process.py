@@ -1,12 +1,13 @@
 """Our control plane and a pool of one reusable runner, until its input ends.
 
 It is `windlass dev`'s: API and operator in one process with everything that they do in a cluster, and runner processes
-in place of pods. Argument: JSON with ``uri``, ``effects`` (a file), ``slots`` and ``token``. Prints ``ready`` and then,
-as the answer to its first line, the URL of the namespace.
+in place of pods. Argument: JSON with ``uri``, ``effects`` (a file), ``slots``, ``execution`` (of the pool) and
+``token``. Prints ``ready`` and then, as the answer to its first line, the URL of the namespace.
 """
 
 import asyncio
 import json
+import re
 import sys
 from typing import Any, Final
 
@@ -45,11 +46,14 @@ def steps(call):
     return call["key"]
 """
 
+_ASYNC: Final = re.sub(r"def (tick|noop|steps)", r"async def \1", _SOURCE).replace("    tick(", "    await tick(")
 
-def resources(slots: int) -> list[dict[str, Any]]:
-    """Return the pool and its Tasks, as a user would apply them."""
-    pool = {"minReplicas": 1, "maxReplicas": 1, "slots": slots}
-    task = {"image": "docker.io/windlass/runner:dev", "source": {"inline": _SOURCE}}
+
+def resources(slots: int, execution: str) -> list[dict[str, Any]]:
+    """Return the pool and its Tasks, as a user would apply them: in one process, asynchronous ones."""
+    pool = {"minReplicas": 1, "maxReplicas": 1, "slots": slots, "execution": execution}
+    source = _ASYNC if execution == "InProcess" else _SOURCE
+    task = {"image": "docker.io/windlass/runner:dev", "source": {"inline": source}}
     named = {
         name: {**task, "entrypoint": f"warm:{name}", "isolation": "Pool", "pool": _POOL} for name in ("noop", "steps")
     }
@@ -66,7 +70,7 @@ async def main() -> None:
     quiet()
     order = json.loads(sys.argv[1])
     environment = {"WINDLASS_BENCH_EFFECTS": order["effects"]}
-    tasks = resources(order["slots"])
+    tasks = resources(order["slots"], order["execution"])
     async with LocalPlane.start(order["uri"], tasks, environment=environment, token=order["token"]) as plane:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)

@@ -14,6 +14,7 @@ from bench.peers.processes import OURS, piped
 from bench.peers.warm_systems import Warm, effects_file
 from tests.support.postgres import PostgresServer
 from windlass_operator.resources import names
+from windlass_operator.resources.worker_pool import WorkerPoolSpec
 
 FORKED: Final = "ours, forked child"
 IN_PROCESS: Final = "ours, in-process"
@@ -25,15 +26,27 @@ _TOKEN: Final = "token-of-the-bench"
 
 def there() -> list[str]:
     """Return the contestants of ours that this tree has: none, where runners take one run each."""
-    return [FORKED] if hasattr(names, "WORKER_POOL_KIND") else []
+    forked = [FORKED] if hasattr(names, "WORKER_POOL_KIND") else []
+    return [*forked, IN_PROCESS] if "execution" in WorkerPoolSpec.model_fields else forked
 
 
 @asynccontextmanager
-async def ours(server: PostgresServer) -> AsyncIterator[Warm]:
-    """Run control plane and a pool of one runner for the duration of the block; each run gets a forked child."""
+async def ours(server: PostgresServer, name: str) -> AsyncIterator[Warm]:
+    """Run control plane and a pool of one runner for the duration of the block.
+
+    Args:
+        server: Where its ledger is.
+        name: Whether each run gets a forked child, or all of them share a process.
+    """
     async with AsyncExitStack() as stack:
         effects = effects_file(stack)
-        order = {"uri": server.create_database(), "effects": str(effects), "slots": _SLOTS, "token": _TOKEN}
+        order = {
+            "uri": server.create_database(),
+            "effects": str(effects),
+            "slots": _SLOTS,
+            "execution": "InProcess" if name == IN_PROCESS else "Fork",
+            "token": _TOKEN,
+        }
         plane = await stack.enter_async_context(piped(OURS, "bench.peers.ours_process", json.dumps(order)))
         url = await plane.ask({})
         asked = json.dumps({"url": url, "token": _TOKEN})

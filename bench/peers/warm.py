@@ -32,7 +32,7 @@ async def measure(server: PostgresServer) -> list[report.Figure]:
     """Measure and return the figures."""
     async with AsyncExitStack() as stack:
         systems = {
-            **{name: ours_warm.ours(server) for name in ours_warm.there()},
+            **{name: ours_warm.ours(server, name) for name in ours_warm.there()},
             "procrastinate": procrastinate(server, concurrency=_CLIENTS),
             "procrastinate as it comes": procrastinate(server, concurrency=None),
             "DBOS": dbos(

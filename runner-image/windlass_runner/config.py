@@ -26,6 +26,9 @@ class Config:
         report_patience: Seconds that the end of an attempt waits for an unreachable API
             (``WINDLASS_REPORT_PATIENCE``, 1,800).
         max_age: Seconds after which a pod of a pool takes no more runs (``WINDLASS_MAX_AGE``, without limit).
+        in_process: Whether attempts share one process (``WINDLASS_EXECUTION=InProcess``) instead of a child for each.
+        max_runs_per_process: Runs after which such a process is replaced, or a child
+            (``WINDLASS_MAX_RUNS_PER_PROCESS``); 0: never.
         max_runs: Runs after which it takes no more (``WINDLASS_MAX_RUNS``); 0: without limit.
     """
 
@@ -50,6 +53,8 @@ class Config:
         self.report_patience = float(env.get("WINDLASS_REPORT_PATIENCE") or 1800)
         self.max_age = float(env.get("WINDLASS_MAX_AGE") or "inf")
         self.max_runs = int(env.get("WINDLASS_MAX_RUNS") or 0)
+        self.in_process = in_process(env)
+        self.max_runs_per_process = int(env.get("WINDLASS_MAX_RUNS_PER_PROCESS") or 0)
         self._credential = env.get("WINDLASS_CREDENTIAL")
         self._credential_file = env.get("WINDLASS_CREDENTIAL_FILE")
 
@@ -61,6 +66,11 @@ class Config:
             with open(self._credential_file) as file:  # noqa: PTH123 - pathlib would cost milliseconds of every start
                 return file.read().strip(), True
         raise SystemExit("windlass-runner: neither WINDLASS_CREDENTIAL nor WINDLASS_CREDENTIAL_FILE is set.")
+
+
+def in_process(env: Mapping[str, str]) -> bool:
+    """Return whether attempts of this pod share one process."""
+    return env.get("WINDLASS_EXECUTION") == "InProcess"
 
 
 def user_environment(env: Mapping[str, str]) -> dict[str, str]:

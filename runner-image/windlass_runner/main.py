@@ -20,6 +20,10 @@ from windlass_runner.api import ApiClient, Refused, Unreachable
 from windlass_runner.config import Config, arm_failpoints, forget_credential, user_environment
 from windlass_runner.zygote_process import Zygote
 
+TYPE_CHECKING = False  # as in the SDK
+if TYPE_CHECKING:
+    from windlass_runner.worker_process import Worker
+
 _WITHDRAW = 5.0
 """Seconds that a withdrawal may take, of the pod's termination grace."""
 _TRY = 60.0
@@ -69,13 +73,13 @@ class Stopping:
         self._claiming = False
 
 
-def main(zygote: Zygote | None = None) -> NoReturn:
+def main(starter: "Zygote | Worker | None" = None) -> NoReturn:
     """Run one attempt, or in a pod of a pool many, and exit with a code of :mod:`windlass_runner.exit_codes`.
 
     Args:
-        zygote: Started already.
+        starter: Started already: the zygote, or the worker process of a pod that runs in-process.
     """
-    zygote = zygote or Zygote(user_environment(os.environ))
+    starter = starter or Zygote(user_environment(os.environ))
     arm_failpoints("runner")
     config = Config(os.environ)
     stopping = Stopping()
@@ -83,7 +87,7 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     signal.signal(signal.SIGINT, stopping.ask)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        answer = claim(config, lambda: _let_user_code_in(config, zygote))
+        answer = claim(config, lambda: _let_user_code_in(config, starter))
         stopping.claimed()
     except StoppedError:
         withdraw(config)
@@ -103,11 +107,14 @@ def main(zygote: Zygote | None = None) -> NoReturn:
     if answer.session is not None:
         from windlass_runner.reusable import ReusableRunner
 
-        leave(ReusableRunner(shared, zygote, answer, answer.session, claimed_at).run())
+        leave(ReusableRunner(shared, starter, answer, answer.session, claimed_at).run())
+    if not isinstance(starter, Zygote):
+        say("the API gave this pod one run without a session; runs in one process need a pod of a pool.")
+        leave(exit_codes.API_UNREACHABLE)
     from windlass_runner.slot import Slot
     from windlass_runner.supervisor import run_child
 
-    leave(run_child(shared, zygote, Slot(shared, zygote, answer.attempts[0], claimed_at=claimed_at)))
+    leave(run_child(shared, starter, Slot(shared, starter, answer.attempts[0], claimed_at=claimed_at)))
 
 
 def claim(config: Config, meanwhile: Callable[[], None] = lambda: None) -> protocol.ClaimResponse:
@@ -175,10 +182,10 @@ def withdraw(config: Config) -> None:
         ApiClient(config.url).call("/withdraw", request, token=credential, patience=_WITHDRAW, timeout=_WITHDRAW)
 
 
-def _let_user_code_in(config: Config, zygote: Zygote) -> None:
+def _let_user_code_in(config: Config, starter: "Zygote | Worker") -> None:
     """Close ourselves to other processes of our user, then let the zygote import the user's module."""
     _close_ourselves()
-    zygote.preload(config.preload)
+    starter.preload(config.preload)
     from windlass_runner import supervisor  # noqa: F401 - needed after the answer, and there is time until then
 
 

@@ -72,6 +72,24 @@ def crash(code: int, before: Container, after: Container, used: int | None) -> p
     return protocol.Failure(type="ChildCrashed", message=message)
 
 
+def shared_crash(code: int, before: Container, after: Container, used: int | None, count: int) -> protocol.Failure:
+    """Return the failure of each of several attempts whose common process ended: nobody knows which has ended it.
+
+    Args:
+        code: As for :func:`crash`.
+        before: As for :func:`crash`.
+        after: As for :func:`crash`.
+        used: As for :func:`crash`.
+        count: Attempts in the process.
+    """
+    if code == -signal.SIGKILL and after.kills > before.kills:
+        how = f"was ended by the kernel for want of memory{_memory(after, used)}"
+    else:
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+    message = f"The process that {count} runs shared {how}. Which of them ended it is not known."
+    return protocol.Failure(type="WorkerCrashed", message=message, failure_class="infra")
+
+
 def zygote_died(
     code: int, before: Container, after: Container, used: int | None, *, imported: bool
 ) -> protocol.Failure:

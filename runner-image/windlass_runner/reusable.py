@@ -7,18 +7,22 @@ logs, reports, and the claim that is under way.
 import random
 import time
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from windlass import protocol
 from windlass_runner import exit_codes
 from windlass_runner.claimer import Claimer, new_claim_id
 from windlass_runner.endings import LAST_FLUSH, Ending, Told
 from windlass_runner.main import say
-from windlass_runner.pooled_slot import PooledSlot
 from windlass_runner.reporter import Report, Reporter
 from windlass_runner.shared import Shared
+from windlass_runner.worker_process import Worker
 from windlass_runner.zygote_process import Zygote
-from windlass_runner.zygotes import Zygotes
+
+if TYPE_CHECKING:
+    from windlass_runner.slot import Slot
+    from windlass_runner.workers import Workers
+    from windlass_runner.zygotes import Zygotes
 
 _WITHDRAW: Final = 5.0
 """Seconds that a withdrawal may take, of the pod's termination grace."""
@@ -32,20 +36,20 @@ class ReusableRunner:
 
     Args:
         shared: What all attempts share.
-        zygote: The zygote that was started with the pod.
+        starter: What was started with the pod: the zygote, or the worker process of a pod that runs in-process.
         first: The answer to the first claim, which has a session.
         claimed_at: Monotonic time of that answer.
     """
 
     def __init__(
-        self, shared: Shared, zygote: Zygote, first: protocol.ClaimResponse, session: str, claimed_at: float
+        self, shared: Shared, starter: Zygote | Worker, first: protocol.ClaimResponse, session: str, claimed_at: float
     ) -> None:
         config = shared.config
         shared.secrets.append(session)
         self._shared = shared
         self._config = config
         self._slots = max(1, first.slots)
-        self._running: dict[str, PooledSlot] = {}
+        self._running: dict[str, Slot] = {}
         self._reporting = 0
         self._asked_with_reports = 0
         self._polling = 0
@@ -56,7 +60,7 @@ class ReusableRunner:
         self._code = exit_codes.DONE
         lifetime = config.max_age * random.uniform(0.9, 1.0)  # noqa: S311 - so that pods of one age do not end together
         self._old_at = time.monotonic() + lifetime
-        self._zygotes = Zygotes(shared, zygote, self._running)
+        self._processes = self._made(starter)
         post = shared.loop.post
         self._claimer = Claimer(
             config,
@@ -74,6 +78,15 @@ class ReusableRunner:
         for attempt in first.attempts:
             self._take(attempt, claimed_at)
 
+    def _made(self, starter: Zygote | Worker) -> "Zygotes | Workers":
+        if isinstance(starter, Zygote):
+            from windlass_runner.zygotes import Zygotes
+
+            return Zygotes(self._shared, starter, self._running)
+        from windlass_runner.workers import Workers
+
+        return Workers(self._shared, starter, self._slots)
+
     def run(self) -> int:
         """Serve until the pod is to end, and return the runner's exit code."""
         looked = time.monotonic()
@@ -89,7 +102,7 @@ class ReusableRunner:
             self._ask()
             if self._is_done():
                 break
-            self._shared.loop.turn(self._pause(now))
+            self._shared.loop.turn(min(self._pause(now), self._processes.check(now) - now))
         self._shared.logs.flush(LAST_FLUSH if not self._shared.stopping else _WITHDRAW)
         return self._code
 
@@ -99,7 +112,9 @@ class ReusableRunner:
 
     def _is_claiming(self) -> bool:
         """Whether more work may be asked for."""
-        return not (self._leaving or self._shared.stopping or self._zygotes.broken or time.monotonic() >= self._old_at)
+        return not (
+            self._leaving or self._shared.stopping or self._processes.broken or time.monotonic() >= self._old_at
+        )
 
     def _may_ask(self) -> int:
         """Return for how many attempts more this pod may ask, its free slots apart."""
@@ -111,7 +126,7 @@ class ReusableRunner:
         if self._shared.stopping and self._polling and not self._withdrawing:
             self._withdrawing = True
             self._claimer.withdraw(lambda: self._shared.loop.post(self._withdrawn), _WITHDRAW)
-        if self._polling or not self._is_claiming():
+        if self._polling or not (self._is_claiming() and self._processes.takes_more):
             return
         free = self._slots - len(self._running) - self._reporting
         self._polling = max(0, min(free, self._may_ask()))
@@ -119,7 +134,7 @@ class ReusableRunner:
             self._claimer.ask(self._polling)
 
     def _is_done(self) -> bool:
-        if self._zygotes.broken and not self._code:
+        if self._processes.broken and not self._code:
             say("the process that starts the code ends again and again.")
             self._code = exit_codes.ZYGOTE_BROKEN
         return not (self._running or self._reporting or self._polling or self._is_claiming_for_more())
@@ -144,7 +159,7 @@ class ReusableRunner:
         self._polling = 0
 
     def _take(self, attempt: protocol.ClaimedAttempt, claimed_at: float) -> None:
-        slot = PooledSlot(self._shared, self._zygotes.current, attempt, claimed_at=claimed_at)
+        slot = self._processes.slot(attempt, claimed_at)
         if self._shared.stopping:  # it came too late: nobody has to notice
             self._report(slot, _HAND_BACK, None)
             return
@@ -154,16 +169,16 @@ class ReusableRunner:
         self._shared.heartbeats.keep(attempt, slot.heard, slot.memory, first=first)
         slot.start()
 
-    def _end(self, slot: PooledSlot) -> None:
+    def _end(self, slot: "Slot") -> None:
         ending = slot.close()
         del self._running[slot.attempt.attempt_id]
-        self._zygotes.release(slot)
+        self._processes.release(slot)
         claim = None
-        if ending.path in ("/complete", "/fail") and self._is_claiming_for_more():
+        if ending.path in ("/complete", "/fail") and self._is_claiming_for_more() and self._processes.takes_more:
             claim = protocol.NextClaim(claim_id=new_claim_id(), slots=1)
         self._report(slot, ending, claim)
 
-    def _report(self, slot: PooledSlot, ending: Ending, claim: protocol.NextClaim | None) -> None:
+    def _report(self, slot: "Slot", ending: Ending, claim: protocol.NextClaim | None) -> None:
         self._reporting += 1
         self._asked_with_reports += claim is not None
         self._reporter.send(Report(slot.attempt, slot.log, ending, claim))

@@ -30,7 +30,7 @@ _prctl: Final = ctypes.CDLL(None).prctl
 def preparations() -> list[Callable[[], object]]:
     """Return what a zygote is to do before it forks many: each when it has nothing else to do."""
     return [
-        _stand_aside,
+        stand_aside,
         lambda: importlib.import_module("asyncio"),
         lambda: importlib.import_module("windlass.waits"),
         lambda: _rehearse(_nothing),
@@ -38,9 +38,11 @@ def preparations() -> list[Callable[[], object]]:
     ]
 
 
-def _stand_aside() -> None:
-    # The kernel is to end the code that uses the memory, not process 1, whose end would be that of all other attempts.
-    # Children inherit it, and use more than we do.
+def stand_aside() -> None:
+    """Let the kernel end the code that uses the memory, not process 1, whose end would be that of all other attempts.
+
+    Children inherit it, and use more than we do.
+    """
     with contextlib.suppress(OSError, ValueError):
         file = os.open("/proc/self/oom_score_adj", os.O_RDWR)
         try:

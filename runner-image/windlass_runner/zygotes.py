@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
+from windlass import protocol
 from windlass_runner.config import user_environment
 from windlass_runner.logs import Lines, Redactor
 from windlass_runner.pooled_slot import PooledSlot
 from windlass_runner.shared import Shared
-from windlass_runner.slot import UNKNOWN_EXIT
+from windlass_runner.slot import UNKNOWN_EXIT, Slot
 from windlass_runner.zygote_process import Zygote
 
 SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, see prctl(2)
 _MOST_STILLBORN: Final = 3
+_LOOK: Final = 5.0
 
 
 class Zygotes:
@@ -36,7 +38,7 @@ class Zygotes:
         broken: Zygotes end before they are ready, one after the other: there is no use in going on.
     """
 
-    def __init__(self, shared: Shared, first: Zygote, running: Mapping[str, PooledSlot]) -> None:
+    def __init__(self, shared: Shared, first: Zygote, running: Mapping[str, Slot]) -> None:
         self._shared = shared
         self._running = running
         self._threaded: set[str] = set()
@@ -44,10 +46,23 @@ class Zygotes:
         self._old: list[Zygote] = []
         self._stillborn = 0
         self.broken = False
-        _adopt_orphans()
+        adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda *_: shared.loop.post(self.reap))
         self.current = first
         self._serve_with(first)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether a new attempt would begin soon."""
+        return True
+
+    def slot(self, attempt: protocol.ClaimedAttempt, claimed_at: float) -> PooledSlot:
+        """Return the slot of an attempt, to be started."""
+        return PooledSlot(self._shared, self.current, attempt, claimed_at=claimed_at)
+
+    def check(self, now: float) -> float:
+        """Do what is due, which is nothing; return when to look again."""
+        return now + _LOOK
 
     def _renew(self) -> None:
         zygote = Zygote(user_environment(os.environ))
@@ -101,7 +116,7 @@ class Zygotes:
             self._old.append(zygote)
             self._renew()
 
-    def release(self, slot: PooledSlot) -> None:
+    def release(self, slot: Slot) -> None:
         """Note that an attempt has ended; a retired zygote ends with the last of its own."""
         zygote = slot.starter
         if zygote in self._old and all(other.starter is not zygote for other in self._running.values()):
@@ -155,19 +170,20 @@ class Zygotes:
         """End what attempts have left behind in sessions of its own: when its child had ended, it became ours."""
         known = {self.current.pid, *(zygote.pid for zygote in self._old)}
         known |= {slot.pid for slot in self._running.values() if slot.pid is not None}
-        for pid in _children():
+        for pid in children():
             if pid not in known:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
+    """Be the parent of what has lost its own."""
     import ctypes
 
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
-def _children() -> Iterator[int]:
+def children() -> Iterator[int]:
     """Return the processes whose parent we are; none, where the kernel does not tell."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123 - as in memory

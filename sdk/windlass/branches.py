@@ -70,6 +70,9 @@ class Branch:
         self.settled = True
         """Whether all that the code of this branch has seen stands in history, so that it must go the same way."""
         self.parent = parent
+        outer = parent or (current() if inside_step is not None else None)
+        self.root: Branch = self if outer is None else outer.root
+        """The branch of the task function itself: branches of one run have the same."""
         self.acted = 0
         self.task: weakref.ref[asyncio.Task[Any]] | None = None
         self.error: BaseException | None = None
@@ -78,6 +81,7 @@ class Branch:
         self.ended = False
         self._counts: Counter[str] = Counter()
         self._children = 0
+        """Branches that it has started."""
         self._lock = threading.Lock()
         self._owner: tuple[int, int] | None = None
 
@@ -122,6 +126,11 @@ class Branch:
         child.settled = self.settled
         return child
 
+    @property
+    def has_started_others(self) -> bool:
+        """Whether it has ever started a branch."""
+        return self._children > 0
+
     def unsettle(self) -> None:
         """Note that a step of this branch has run just now: it may have ended otherwise than in an earlier attempt.
 
@@ -143,11 +152,12 @@ def of_task(task: "asyncio.Task[Any]") -> Branch | None:
     return _OF_TASK.get(task)
 
 
-def threads() -> "list[Branch]":
-    """Return the threads that may still do something: those whose call has begun, and those that can begin now."""
+def threads(root: Branch) -> "list[Branch]":
+    """Return a run's threads that may still do something: those whose call has begun, and those that can begin now."""
     there = list(_THREADS)
     busy = Counter(branch.pool for branch in there if branch.started and branch.pool is not None)
-    return [b for b in there if b.started or b.pool is None or busy[b.pool] < b.pool.size]
+    mine = [branch for branch in there if branch.root is root]
+    return [b for b in mine if b.started or b.pool is None or busy[b.pool] < b.pool.size]
 
 
 def enter(branch: Branch) -> Any:

@@ -152,6 +152,11 @@ class Checkpoints:
         with self._wake:
             return not self._open and not self._queue and not self._sending.locked()
 
+    @property
+    def needs_closing(self) -> bool:
+        """Whether :meth:`close` has a thread to wait for."""
+        return self._thread is not None
+
     def at_hand(self, key: str) -> bool:
         """Return whether nothing need be fetched to say if a step is finished, and with what result."""
         found = self._saved.get(key)

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from windlass.errors import WindlassError
 
@@ -113,7 +114,7 @@ class CurrentRun:
 
 
 class Active:
-    """The attempt that this process runs. One process runs one attempt, so it is a plain module variable."""
+    """An attempt that this process runs: its only one, or, where a pool's pods run in-process, one of several."""
 
     def __init__(
         self, run: CurrentRun, checkpoints: "Checkpoints", transport: "Transport", failed: "FailedSteps"
@@ -138,17 +139,35 @@ class Active:
 
 
 _active: Active | None = None
+"""The attempt of a process that runs one: also in threads that know nothing of it."""
+_shared = False
+_OF_CONTEXT: Final[ContextVar[Active | None]] = ContextVar("windlass_attempt", default=None)
+"""The attempt of the calling code, where a process runs several."""
+
+
+def share_process() -> None:
+    """From now on this process runs several attempts at once, and an attempt is found by the context of the caller."""
+    global _shared  # noqa: PLW0603 - a property of the process, set when it starts
+    _shared = True
+
+
+def is_shared() -> bool:
+    """Return whether this process runs several attempts at once."""
+    return _shared
 
 
 def active() -> Active | None:
-    """Return the attempt of this process, or None outside a run."""
-    return _active
+    """Return the attempt of the calling code, or None outside a run."""
+    return _OF_CONTEXT.get() if _shared else _active
 
 
 def activate(attempt: Active | None) -> None:
-    """Set or clear the attempt of this process."""
+    """Set or clear the attempt of this process, or of this context where a process runs several."""
     global _active  # noqa: PLW0603 - one process, one attempt
-    _active = attempt
+    if _shared:
+        _OF_CONTEXT.set(attempt)
+    else:
+        _active = attempt
 
 
 def current_run() -> CurrentRun:
@@ -157,6 +176,7 @@ def current_run() -> CurrentRun:
     Raises:
         NotInRunError: The code does not run in a run.
     """
-    if _active is None:
+    attempt = active()
+    if attempt is None:
         raise NotInRunError("There is no run here: current_run() works inside a task that Windlass runs.")
-    return _active.run
+    return attempt.run

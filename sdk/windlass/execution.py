@@ -152,14 +152,19 @@ def request_stop() -> None:
 
 
 def request_cancel() -> None:
-    """Ask the running task to stop. Safe in a signal handler.
-
-    Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code :class:`RunCancelled` at its next step.
-    """
+    """Ask the running task to stop; see :func:`cancel`. Safe in a signal handler."""
     attempt = active()
     if attempt is None:
         _cancelled_early.raised = True
-        return
+    else:
+        cancel(attempt)
+
+
+def cancel(attempt: Active) -> None:
+    """Ask the code of an attempt to stop.
+
+    Asynchronous code gets ``asyncio.CancelledError`` once; synchronous code :class:`RunCancelled` at its next step.
+    """
     if attempt.run.cancelled:
         return  # a second cancellation would end the cleanup that the first one began
     attempt.run._cancelled.raised = True  # noqa: SLF001 - user code reads it through the property
@@ -168,30 +173,26 @@ def request_cancel() -> None:
             attempt.loop.call_soon_threadsafe(attempt.main_task.cancel)
 
 
-def execute(
-    task: Task[Any, Any],
+def prepare(
     attempt: protocol.ClaimedAttempt,
     transport: Transport,
-    leave: Callable[[], None] = lambda: None,
-    hand_back: Callable[[], None] = lambda: None,
+    leave: Callable[[], None],
+    hand_back: Callable[[], None],
     *,
+    code: str | None,
     origin: str | None = None,
     checkpoints_of: type[Checkpoints] = Checkpoints,
-) -> Finished:
-    """Run an attempt and return what came of it.
+) -> tuple[Active, branches.Branch, Progress]:
+    """Return what an attempt consists of while it runs, and the branch of its task function.
 
     Args:
-        task: What to call.
-        attempt: What the claim brought.
+        attempt: As for :func:`execute`; so are the others.
         transport: To the API.
-        leave: Called once the run waits without this process, in a thread. It should end the process: code that is
-            left by an exception would clean up as if it had ended.
-        hand_back: Called likewise once the code has stopped because the pod must end.
-        origin: The run whose external effects this one shares; by default it is one of its own.
-        checkpoints_of: The class of its checkpoints. The testing kit has one that looks on.
-
-    Raises:
-        AttemptClosedError: Another attempt may be running; nothing may be reported.
+        leave: Ends the process of a run that waits.
+        hand_back: Ends the process of a run whose pod must end.
+        code: Id of the code that runs.
+        origin: Whose external effects it shares.
+        checkpoints_of: The class of its checkpoints.
     """
     progress = Progress(attempt, transport)
     run = CurrentRun(
@@ -206,51 +207,94 @@ def execute(
         compensating=attempt.compensating,
         _progress=progress,
     )
-    checkpoints = checkpoints_of(attempt, transport, code_id(attempt.entrypoint, attempt.source))
+    checkpoints = checkpoints_of(attempt, transport, code)
     activated = Active(run, checkpoints, transport, FailedSteps())
     activated.origin = origin or run.id
     root = branches.Branch()
     activated.waits = Waits(transport, checkpoints, partial(_look, activated, root), leave)
     activated.stop = Stop(run, checkpoints, hand_back)
+    return activated, root, progress
+
+
+def execute(
+    task: Task[Any, Any],
+    attempt: protocol.ClaimedAttempt,
+    transport: Transport,
+    leave: Callable[[], None] = lambda: None,
+    hand_back: Callable[[], None] = lambda: None,
+    *,
+    origin: str | None = None,
+    checkpoints_of: type[Checkpoints] = Checkpoints,
+    begun: Callable[[Active], None] = lambda _: None,
+) -> Finished:
+    """Run an attempt and return what came of it.
+
+    Args:
+        task: What to call.
+        attempt: What the claim brought.
+        transport: To the API.
+        leave: Called once the run waits without this process, in a thread. It should end the process: code that is
+            left by an exception would clean up as if it had ended.
+        hand_back: Called likewise once the code has stopped because the pod must end.
+        origin: The run whose external effects this one shares; by default it is one of its own.
+        checkpoints_of: The class of its checkpoints. The testing kit has one that looks on.
+        begun: Called before the code starts.
+
+    Raises:
+        AttemptClosedError: Another attempt may be running; nothing may be reported.
+    """
+    code = code_id(attempt.entrypoint, attempt.source)
+    activated, root, progress = prepare(
+        attempt, transport, leave, hand_back, code=code, origin=origin, checkpoints_of=checkpoints_of
+    )
     activate(activated)
+    begun(activated)
     activated.stop.asked = activated.stop.asked or _stop_early.raised
     if _cancelled_early.raised:  # looked at after activate(): a signal between the two must not be lost
         _cancelled_early.raised = False
-        run._cancelled.raised = True  # noqa: SLF001 - as in request_cancel
-    if attempt.traceparent is not None and "opentelemetry.trace" in sys.modules:
-        _join_trace(activated, attempt, attempt.traceparent)
+        activated.run._cancelled.raised = True  # noqa: SLF001 - as in cancel
+    join_trace(activated, attempt)
     root.claim()
     token = branches.enter(root)
     try:
         if not attempt.compensating:
             progress.load()
             if task.migrate is not None:
-                checkpoints.migrate(task.migrate)
+                activated.checkpoints.migrate(task.migrate)
         args, kwargs = ([], {}) if attempt.compensating else arguments_of(task, attempt, transport)
         value: Any = None
         try:
-            with _forks_end_here():
+            with forks_end_here():
                 if attempt.compensating:
                     _undo(activated, attempt, transport)
                 else:
                     value = _call(activated, root, task, args, kwargs)
         finally:
             activated.waits.close()
-            checkpoints.close()  # what is finished is saved, whatever comes of the rest
-        if checkpoints.suspended:
+            activated.checkpoints.close()  # what is finished is saved, whatever comes of the rest
+        if activated.checkpoints.suspended:
             return Finished(suspended=True)
-        checkpoints.insist()
-        return Finished(complete=_completed(encode(value, what="result"), transport))
+        activated.checkpoints.insist()
+        return Finished(complete=completed(encode(value, what="result"), transport))
     except BaseException as error:  # the edge between the user's code and us
-        decisive = _decisive(error)
-        if isinstance(decisive, AttemptClosedError):
-            raise decisive from None
-        if checkpoints.suspended:
-            return Finished(suspended=True)
-        return Finished(fail=_failed(activated, error, checkpoints.diverged or decisive))
+        return finished_by(activated, error)
     finally:
         branches.leave(token)
         activate(None)
+
+
+def finished_by(activated: Active, error: BaseException) -> Finished:
+    """Return what came of an attempt that an error ended.
+
+    Raises:
+        AttemptClosedError: That was the error.
+    """
+    decisive = _decisive(error)
+    if isinstance(decisive, AttemptClosedError):
+        raise decisive from None
+    if activated.checkpoints.suspended:
+        return Finished(suspended=True)
+    return Finished(fail=_failed(activated, error, activated.checkpoints.diverged or decisive))
 
 
 def _failed(activated: Active, error: BaseException, decisive: BaseException) -> protocol.FailRequest:
@@ -269,18 +313,25 @@ def _look(activated: Active, root: branches.Branch, answer: Callable[[Blocked | 
         activated.loop.call_soon_threadsafe(lambda: answer(blocked(activated, root)))
 
 
-def _join_trace(activated: Active, attempt: protocol.ClaimedAttempt, traceparent: str) -> None:
+def join_trace(activated: Active, attempt: protocol.ClaimedAttempt) -> None:
     """Make the spans of user code children of the attempt's, and inside a step of the step's."""
+    if attempt.traceparent is None or "opentelemetry.trace" not in sys.modules:
+        return
     from windlass import traces
 
-    place = traces.parse(traceparent)
+    place = traces.parse(attempt.traceparent)
     if place is not None:
-        # Not taken back: the process ends with the attempt.
+        # Not taken back: the process, or the context, ends with the attempt.
         traces.attach(place)
         activated.enter_span = lambda key: traces.attach(place.under(traces.step_span_id(attempt.attempt_id, key)))
 
 
-def _completed(data: bytes, transport: Transport) -> protocol.CompleteRequest:
+def completed(data: bytes, transport: Transport) -> protocol.CompleteRequest:
+    """Return the report of a result, which is uploaded first if it is large.
+
+    Raises:
+        ValueTooLargeError: Nothing keeps so large a result.
+    """
     if len(data) <= protocol.INLINE_LIMIT:
         return protocol.CompleteRequest(result=msgspec.Raw(data))
     try:
@@ -290,7 +341,7 @@ def _completed(data: bytes, transport: Transport) -> protocol.CompleteRequest:
 
 
 @contextlib.contextmanager
-def _forks_end_here() -> Iterator[None]:
+def forks_end_here() -> Iterator[None]:
     """End a process that the user's code forked where it would return to us: the run's own process alone may report."""
     home, code = os.getpid(), 0
     try:

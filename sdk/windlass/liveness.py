@@ -45,15 +45,16 @@ def blocked(attempt: "Active", root: Branch) -> Blocked | None:
         return None
     found = _Search()
     if attempt.loop is None:
-        return found.result if found.branch(root) and found.threads() else None
+        return found.result if found.branch(root) and found.threads(root) else None
     import asyncio
 
-    if not found.task(attempt.main_task) or not found.threads() or not found.no_timer(attempt.loop):
+    if not found.task(attempt.main_task) or not found.threads(root) or not found.no_timer(attempt.loop):
         return None
     for task in asyncio.all_tasks(attempt.loop):
         branch = branches.of_task(task)
         # A task that nobody awaits: one with steps or waits is part of the run, a library's own is not.
-        if branch is not None and branch.used and task not in found.tasks and not found.task(task):
+        mine = branch is not None and branch.root is root and branch.used
+        if mine and task not in found.tasks and not found.task(task):
             return None
     return found.result
 
@@ -79,9 +80,9 @@ class _Search:
         left = [joined for joined in joins if not joined.over]
         return bool(left) and all(self.branch(joined) for joined in left)
 
-    def threads(self) -> bool:
+    def threads(self, root: Branch) -> bool:
         """Whether every thread of the run is blocked, whoever waits for it."""
-        return all(self.branch(branch) for branch in branches.threads())
+        return all(self.branch(branch) for branch in branches.threads(root))
 
     def task(self, task: Any) -> bool:
         """Whether a task is blocked. One that is done is not: whoever awaits it goes on."""

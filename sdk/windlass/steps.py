@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast,
 from windlass import branches
 from windlass.checkpoints import Running
 from windlass.compensation import Compensation
-from windlass.context import Active, active
+from windlass.context import Active, active, is_shared
 from windlass.errors import RunCancelled, StepError
 from windlass.failures import failure_of, is_durable
 from windlass.reruns import Past
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_UNKNOWN_THREAD: Final = (
+    "Step {!r} is called from a thread that Windlass does not know. "
+    "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
+)
 
 
 class Step(Generic[P, R]):
@@ -65,6 +72,8 @@ class Step(Generic[P, R]):
         """Run the step, or return its saved result."""
         attempt = active()
         if attempt is None and branches.current() is None:
+            if is_shared() and threading.current_thread() is not threading.main_thread():
+                raise StepError(_UNKNOWN_THREAD.format(self.name))
             return cast("R", self._alone(args, kwargs))
         if attempt is None or attempt.checkpoints.closed:
             raise StepError(
@@ -88,10 +97,7 @@ class Step(Generic[P, R]):
             )
         branch = branches.current()
         if branch is None:
-            raise StepError(
-                f"Step {self.name!r} is called from a thread that Windlass does not know. "
-                "Start threads with windlass.to_thread() or windlass.ThreadPoolExecutor."
-            )
+            raise StepError(_UNKNOWN_THREAD.format(self.name))
         if branch.inside_step is not None:
             raise StepError(
                 f"Step {self.name!r} is called inside step {branch.inside_step!r}. Steps do not nest: "

@@ -1,10 +1,12 @@
 """How a running attempt reaches the API: one kept connection, every call idempotent, outages waited out."""
 
+import contextlib
 import hashlib
 import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
@@ -20,6 +22,7 @@ from windlass.errors import AttemptClosedError, ProtocolError, StepError, ValueT
 M = TypeVar("M")
 
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
+_A_DAY: Final = timedelta(hours=24)
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _SAID_AFTER: Final = 6
@@ -93,12 +96,16 @@ class HttpTransport:
         url: Of the API, as its Service inside the cluster has it: ``http://``, with a path if it stands behind one.
         token: The attempt's.
         give_up_after: How long an outage is waited out before the call fails.
+        idle: Open connections of this process that nobody uses, for attempts that share them: each call takes one and
+            puts it back. None: the connection is this transport's own.
 
     Raises:
         ProtocolError: The address is none.
     """
 
-    def __init__(self, url: str, token: str, *, give_up_after: timedelta = timedelta(hours=24)) -> None:
+    def __init__(
+        self, url: str, token: str, *, give_up_after: timedelta = _A_DAY, idle: "deque[Connection] | None" = None
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ProtocolError("NotConfigured", f"WINDLASS_URL is {url!r}; it must begin with http://.")
@@ -106,6 +113,7 @@ class HttpTransport:
         self._prefix = parts.path.rstrip("/") + protocol.PREFIX
         self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
         self._give_up_after = give_up_after
+        self._idle = idle
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._process = os.getpid()
@@ -230,34 +238,46 @@ class HttpTransport:
 
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
         self._refuse_copies()
+        with self._lock:
+            if self._idle is None:
+                return self._call_until_served(method, path, body)
+            with contextlib.suppress(IndexError):
+                self._connection = self._idle.pop()
+            try:
+                return self._call_until_served(method, path, body)
+            finally:
+                if self._connection is not None:
+                    self._idle.append(self._connection)
+                    self._connection = None
+
+    def _call_until_served(self, method: str, path: str, body: bytes | None) -> bytes:
         until = time.monotonic() + self._give_up_after.total_seconds()
         failures = 0
-        with self._lock:
-            while True:
-                fresh = self._connection is None
-                try:
-                    status, data, retry_after = self._send(method, path, body)
-                except OSError as error:
-                    self.close()
-                    if not fresh and not isinstance(error, TimeoutError):
-                        continue  # a kept connection that the server had closed: no failure, just old
-                    why, retry_after = str(error) or type(error).__name__, None
-                except BaseException:  # from a signal handler of the user's: the answer would be read by the next call
-                    self.close()
-                    raise
-                else:
-                    if status < 300:
-                        return data
-                    why = self._why_again(status, data)
-                failures += 1
-                if time.monotonic() >= until:
-                    lasted = format_duration(self._give_up_after)
-                    raise ProtocolError("ApiUnreachable", f"The API did not serve {method} {path} for {lasted}: {why}")
-                if failures == _SAID_AFTER:
-                    _say(why)
-                # Bounded: 2**1024 is no float any more, and a long outage has that many failures.
-                ceiling = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
-                time.sleep(max(random.uniform(0, ceiling), retry_after or 0))  # noqa: S311 - jitter
+        while True:
+            fresh = self._connection is None
+            try:
+                status, data, retry_after = self._send(method, path, body)
+            except OSError as error:
+                self.close()
+                if not fresh and not isinstance(error, TimeoutError):
+                    continue  # a kept connection that the server had closed: no failure, just old
+                why, retry_after = str(error) or type(error).__name__, None
+            except BaseException:  # from a signal handler of the user's: the answer would be read by the next call
+                self.close()
+                raise
+            else:
+                if status < 300:
+                    return data
+                why = self._why_again(status, data)
+            failures += 1
+            if time.monotonic() >= until:
+                lasted = format_duration(self._give_up_after)
+                raise ProtocolError("ApiUnreachable", f"The API did not serve {method} {path} for {lasted}: {why}")
+            if failures == _SAID_AFTER:
+                _say(why)
+            # Bounded: 2**1024 is no float any more, and a long outage has that many failures.
+            ceiling = min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)
+            time.sleep(max(random.uniform(0, ceiling), retry_after or 0))  # noqa: S311 - jitter
 
     def _why_again(self, status: int, data: bytes) -> str:
         """Return why a refused call is to be repeated, or raise what the refusal means."""

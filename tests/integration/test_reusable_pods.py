@@ -54,7 +54,7 @@ async def test_two_hundred_runs_end_once_each_while_children_zygotes_and_runners
     killed = {"child": 0, "zygote": 0, "runner": 0}
     while left := await _left(world):
         pod = await world.reusable_pod(task, slots=8)
-        async with _runner(url, pod) as process:
+        async with runner(url, pod) as process:
             while await _left(world):
                 left = await _fewer(world, pod, max(0, left - 8))
                 tree = await eventually(partial(_tree, process.pid), lambda found: len(found) > 1, seconds=60)
@@ -80,7 +80,7 @@ async def test_sigterm_under_load_hands_everything_back_and_uses_no_attempt(worl
     for _ in range(20):
         await world.submit(task)
     pod = await world.reusable_pod(task, slots=8)
-    async with _runner(url, pod, WINDLASS_GRACE="1") as process:
+    async with runner(url, pod, WINDLASS_GRACE="1") as process:
         await eventually(lambda: _open(world), lambda count: count == 8)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 30) == exit_codes.DONE
@@ -96,7 +96,7 @@ async def test_a_session_serves_runs_that_come_later_and_the_pod_leaves_when_it_
 ) -> None:
     task = code("@task\ndef main():\n    return 7\n")
     pod = await world.reusable_pod(task, slots=2)
-    async with _runner(url, pod) as process:
+    async with runner(url, pod) as process:
         for _ in range(3):
             run_id = await world.submit(task)
             await eventually(partial(world.get, run_id), lambda row: row["state"] == "Succeeded")
@@ -119,7 +119,7 @@ async def _fewer(world: World, pod: PodIdentity, most: int) -> int:
 
 
 @asynccontextmanager
-async def _runner(url: str, pod: PodIdentity, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def runner(url: str, pod: PodIdentity, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -139,16 +139,16 @@ async def _runner(url: str, pod: PodIdentity, **env: str) -> AsyncIterator[async
     try:
         yield process
     finally:
-        for pid in _descendants(process.pid):  # as the end of its container would
+        for pid in descendants(process.pid):  # as the end of its container would
             _kill(pid)
         await process.wait()
 
 
 async def _tree(pid: int) -> list[int]:
-    return _descendants(pid)
+    return descendants(pid)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Return a process and all that it has started, parents first."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():

@@ -13,11 +13,15 @@ class PoolPod:
         name: Of the pool.
         max_age: How long it takes runs, at most.
         max_runs: How many it takes; None for any number.
+        in_process: Whether its runs share one process.
+        max_runs_per_process: Runs after which that is replaced; 0: never.
     """
 
     name: str
     max_age: timedelta
     max_runs: int | None = None
+    in_process: bool = False
+    max_runs_per_process: int = 0
 
 
 @dataclass(frozen=True, slots=True)

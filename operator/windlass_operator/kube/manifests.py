@@ -160,6 +160,9 @@ def _env(key: PodParts, settings: RunnerSettings, pool: PoolPod | None) -> list[
         env.append({"name": "WINDLASS_MAX_AGE", "value": str(round(pool.max_age.total_seconds()))})
         if pool.max_runs is not None:
             env.append({"name": "WINDLASS_MAX_RUNS", "value": str(pool.max_runs)})
+        if pool.in_process:
+            env.append({"name": "WINDLASS_EXECUTION", "value": "InProcess"})
+            env.append({"name": "WINDLASS_MAX_RUNS_PER_PROCESS", "value": str(pool.max_runs_per_process)})
     preload = [{"name": "WINDLASS_PRELOAD", "value": key.preload}] if key.preload else []
     return [*env, *preload, *_users_env(key.env), credential]
 

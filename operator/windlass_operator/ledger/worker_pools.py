@@ -32,6 +32,8 @@ class Template:
     max_age: timedelta
     max_runs: int | None
     hash: str
+    in_process: bool = False
+    max_runs_per_process: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,4 +285,6 @@ def _template(row: dict[str, Any]) -> Template:
         max_age=timedelta(seconds=kept["maxAgeSeconds"]),
         max_runs=kept["maxRuns"],
         hash=row["template_hash"],
+        in_process=kept.get("execution") == "InProcess",
+        max_runs_per_process=kept.get("maxRunsPerProcess", 0),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -31,7 +31,12 @@ class WorkerPoolSpec(KubeModel):
                 "self.minReplicas <= self.maxReplicas",
                 "minReplicas must not be more than maxReplicas. Raise maxReplicas or lower minReplicas.",
                 at=".minReplicas",
-            )
+            ),
+            rule(
+                "self.execution == 'InProcess' || !has(self.maxRunsPerProcess) || self.maxRunsPerProcess == 1",
+                "With execution Fork each run has a process of its own: maxRunsPerProcess is 1. Remove it.",
+                at=".maxRunsPerProcess",
+            ),
         )
     )
 
@@ -47,7 +52,14 @@ class WorkerPoolSpec(KubeModel):
     standby: int = Field(0, ge=0, le=10_000)
     """Slots to keep free beyond what the runs need now, so that a new run finds a pod that is up."""
     slots: int = Field(1, ge=1, le=100)
-    """Runs that one pod has at once, each in a process of its own."""
+    """Runs that one pod has at once."""
+    execution: Literal["Fork", "InProcess"] = "Fork"
+    """Fork: each run has a process of its own, and what it leaves in memory ends with it. InProcess: the runs of a pod
+    share one process, which costs a fraction: async def tasks share an event loop, others have a thread each. They
+    share globals too, and whatever ends the process ends them all."""
+    max_runs_per_process: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """After so many runs a process finishes those that it has, and is replaced. 0: never. Default: 1 with Fork, 0 with
+    InProcess."""
     scale_down_after: Duration = "5m"
     """How long a pod has nothing to do before it goes."""
     reuse: ReuseSpec = Field(default_factory=ReuseSpec, json_schema_extra={"default": ReuseSpec().to_object()})
@@ -55,8 +67,8 @@ class WorkerPoolSpec(KubeModel):
     resources: Resources = Field(default_factory=Resources)
     """CPU and memory of each pod, for all of its slots together."""
     pod_template: FreeFormObject | None = None
-    """More for the pods, as podTemplate of a Task. A change of it, or of resources, slots or reuse, brings new pods;
-    the old ones go when their runs have ended."""
+    """More for the pods, as podTemplate of a Task. A change of it, or of resources, slots, reuse or execution,
+    brings new pods; the old ones go when their runs have ended."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "WorkerPoolSpec":
@@ -65,17 +77,26 @@ class WorkerPoolSpec(KubeModel):
                 f"{self.min_replicas} is more than maxReplicas, {self.max_replicas}. Raise maxReplicas or lower this."
             )
             raise FieldError("minReplicas", text)
+        if self.execution == "Fork" and self.max_runs_per_process not in (None, 1):
+            raise FieldError(
+                "maxRunsPerProcess", "With execution Fork each run has a process of its own: this is 1. Remove it."
+            )
         return self
 
     def template(self) -> dict[str, Any]:
         """Return what the pods are made of besides the Task's part, as JSON values."""
-        return {
+        template = {
             "slots": self.slots,
             "resources": self.resources.to_object(),
             "podTemplate": self.pod_template or {},
             "maxAgeSeconds": parse_duration(self.reuse.max_age).total_seconds(),
             "maxRuns": self.reuse.max_runs,
         }
+        # Only what differs from what there was before these fields: an upgrade must not replace every pod.
+        if self.execution == "InProcess":
+            template["execution"] = self.execution
+            template["maxRunsPerProcess"] = self.max_runs_per_process or 0
+        return template
 
 
 class WorkerPoolStatus(KubeModel):

@@ -9,7 +9,13 @@ from windlass_operator.ledger.worker_pools import Template
 
 def pool_pod(name: str, template: Template) -> PoolPod:
     """Return what makes a pod one of this pool."""
-    return PoolPod(name, template.max_age, template.max_runs)
+    return PoolPod(
+        name,
+        template.max_age,
+        template.max_runs,
+        in_process=template.in_process,
+        max_runs_per_process=template.max_runs_per_process,
+    )
 
 
 def with_template(parts: PodParts, template: Template) -> PodParts:

@@ -123,6 +123,19 @@ def test_a_pod_of_a_pool_is_its_golden_file() -> None:
     assert found == yaml.safe_load(file.read_text())
 
 
+def test_a_pod_whose_runs_share_a_process_is_told_so() -> None:
+    def env(pool: PoolPod) -> dict[str, Any]:
+        plan = plans.PodPlan("fast-x7k2p", "shop", PLAN.pod_key, "", ahead=True, pool=pool)
+        pod = runner_pod(named(plan), parts(isolation="Pool"), SETTINGS)
+        return {entry["name"]: entry.get("value") for entry in pod["spec"]["containers"][0]["env"]}
+
+    plain, shared = env(PoolPod("fast", timedelta(hours=1))), env(PoolPod("fast", timedelta(hours=1), in_process=True))
+    assert {name: shared[name] for name in shared.keys() - plain.keys()} == {
+        "WINDLASS_EXECUTION": "InProcess",
+        "WINDLASS_MAX_RUNS_PER_PROCESS": "0",
+    }
+
+
 def env_of(key: PodParts, settings: RunnerSettings = SETTINGS) -> list[dict[str, Any]]:
     env: list[dict[str, Any]] = runner_pod(PLAN, key, settings)["spec"]["containers"][0]["env"]
     return env

@@ -149,6 +149,19 @@ def test_a_pool_is_not_smaller_than_its_fewest() -> None:
     assert caught.value.message == "spec.minReplicas: 5 is more than maxReplicas, 2. Raise maxReplicas or lower this."
 
 
+def test_only_runs_that_share_a_process_have_it_replaced_after_some() -> None:
+    shared = {"execution": "InProcess", "maxRunsPerProcess": 500}
+    assert WorkerPoolSpec.from_object(shared, at="spec").template()["maxRunsPerProcess"] == 500
+    with pytest.raises(ResourceInvalidError) as caught:
+        WorkerPoolSpec.from_object({"maxRunsPerProcess": 500}, at="spec")
+    assert caught.value.field == "spec.maxRunsPerProcess"
+
+
+def test_a_pool_that_does_not_say_how_runs_are_executed_keeps_its_pods_over_an_upgrade() -> None:
+    template = WorkerPoolSpec.from_object({}, at="spec").template()
+    assert sorted(template) == ["maxAgeSeconds", "maxRuns", "podTemplate", "resources", "slots"]
+
+
 @pytest.mark.parametrize("junk", [None, [], "x", 7, {"entrypoint": None}, {"entrypoint": {"a": []}}])
 def test_junk_is_an_error_with_a_message(junk: Any) -> None:
     with pytest.raises(ResourceInvalidError):
