@@ -24,7 +24,7 @@ def test_of_a_read_that_a_loop_repeats_the_first_two_are_boundaries() -> None:
 
 def test_statements_that_write_or_lock_are_no_reads() -> None:
     reads = ("ledger backlog", "ledger due", "kubernetes get tasks", "kubernetes list runs")
-    others = ("ledger claim_runs", "ledger lock_attempt", "ledger save_steps", "ledger commit of close_attempt")
+    others = ("ledger claim_runs", "ledger lock_attempts", "ledger save_steps", "ledger commit of close_attempts")
     assert [is_read(call) for call in reads] == [True] * len(reads)
     assert [is_read(call) for call in (*others, "kubernetes create pods", "s3 GetObject")] == [False] * 6
 

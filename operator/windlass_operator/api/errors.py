@@ -38,22 +38,36 @@ class OddPathError(WindlassError):
 
 def error_response(error: BaseException) -> Response:
     """Return the answer for an error. One that nobody expected is logged with its traceback and told without it."""
-    if isinstance(error, RequestValidationError):
-        error = _invalid(error)
-    elif isinstance(error, HTTPException):
-        error = NoRouteError(error.status_code, headers=error.headers)
-    elif not isinstance(error, WindlassError):
-        log.error("unexpected error", exc_info=error)
-        error = WindlassError("Something went wrong on our side. The API's log has the details.")
+    error = _known(error)
     headers = dict(error.headers) if isinstance(error, NoRouteError) else {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = ErrorBody(code=error.code, message=_sendable(error.message), field=error.field, hint=error.hint)
     return Response(
-        msgspec.json.encode(body), status_code=error.http_status, media_type="application/json", headers=headers
+        msgspec.json.encode(_body(error)), status_code=error.http_status, media_type="application/json", headers=headers
     )
+
+
+def error_body(error: BaseException) -> tuple[int, ErrorBody]:
+    """Return status and body of the answer for an error, where it is one of many in an answer."""
+    known = _known(error)
+    return known.http_status, _body(known)
+
+
+def _known(error: BaseException) -> WindlassError:
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        return NoRouteError(error.status_code, headers=error.headers)
+    if isinstance(error, WindlassError):
+        return error
+    log.error("unexpected error", exc_info=error)
+    return WindlassError("Something went wrong on our side. The API's log has the details.")
+
+
+def _body(error: WindlassError) -> ErrorBody:
+    return ErrorBody(code=error.code, message=_sendable(error.message), field=error.field, hint=error.hint)
 
 
 def _invalid(error: RequestValidationError) -> InvalidRequestError:

@@ -55,13 +55,21 @@ async def read_message(request: Request, model: type[M]) -> M:
         PayloadTooLargeError: The body is over the cap.
         InvalidRequestError: It is not such a message; the text says where.
     """
-    data = await read_body(request, protocol.BODY_LIMIT)
+    return message_of(await read_body(request, protocol.BODY_LIMIT), model)
+
+
+def message_of(data: bytes, model: type[M], *, what: str = "The body") -> M:
+    """Return the message that a text is.
+
+    Raises:
+        InvalidRequestError: It is not such a message; the text says where.
+    """
     try:
         if not data.isascii():
             data.decode()  # values of users are not decoded below
         message = msgspec.json.decode(data, type=model)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"The body is not a {model.__name__}: {str(error)[:200]}") from None
+        raise InvalidRequestError(f"{what} is not a {model.__name__}: {str(error)[:200]}") from None
     if b"\\u0000" in data:
         _without_nul(message, "$")
     return message

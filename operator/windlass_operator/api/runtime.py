@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from windlass import protocol
 from windlass_operator import logs
+from windlass_operator.api.ends import end_all
 from windlass_operator.api.messages import read_body, read_message, validated
 from windlass_operator.api.plain import Handler, Served
 from windlass_operator.api.schemas import TriggerRequest
@@ -101,6 +102,7 @@ class RuntimeRoutes:
             ("POST", "/complete", self.complete),
             ("POST", "/fail", self.fail),
             ("POST", "/release", self.release),
+            ("POST", "/ends", self.ends),
             ("POST", "/logs", self.logs),
             ("PUT", "/blobs/{sha256}", self.put_blob),
             ("GET", "/blobs/{sha256}", self.get_blob),
@@ -220,6 +222,10 @@ class RuntimeRoutes:
         return _json(
             await self._attempts.release(bearer(request), await read_message(request, protocol.ReleaseRequest))
         )
+
+    async def ends(self, request: Request) -> Response:
+        """Complete and fail many attempts of a pod."""
+        return await end_all(self._attempts, request, bearer(request))
 
     async def logs(self, request: Request) -> Response:
         """Save log lines."""

@@ -38,3 +38,12 @@ def content_hash(value: Any) -> str:
 def token_hash(secret: str) -> bytes:
     """Return what the ledger keeps of a credential: its SHA-256. The credentials are random, so no salt is needed."""
     return hashlib.sha256(secret.encode()).digest()
+
+
+def parse_token(token: str) -> tuple[UUID, bytes] | None:
+    """Return the attempt's id and the hash of the secret, or None for something that is no token."""
+    attempt_id, _, secret = token.partition(".")
+    try:
+        return (UUID(attempt_id), token_hash(secret)) if secret else None
+    except ValueError:
+        return None

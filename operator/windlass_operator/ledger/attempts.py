@@ -1,5 +1,6 @@
 """Attempts: claims, leases and their end. Every write here locks its attempt row and requires it to be open."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -101,12 +102,19 @@ async def authenticate(database: Database, attempt_id: UUID, token_hash: bytes) 
     )
 
 
-async def lock(connection: Connection, attempt_id: UUID, token_hash: bytes | None) -> LockedAttempt | None:
-    """Lock an attempt. ``token_hash`` is None only for the reaper, which acts for the ledger itself."""
-    parameters = {"id": attempt_id, "token_hash": token_hash}
-    row = await (await connection.execute(_SQL["lock_attempt"], parameters)).fetchone()
-    if row is None:
-        return None
+async def lock_all(connection: Connection, wanted: Sequence[tuple[UUID, bytes | None]]) -> dict[UUID, LockedAttempt]:
+    """Lock attempts, in their order, and return them by their ids; one whose token is another is not among them.
+
+    Args:
+        connection: The transaction.
+        wanted: Ids and hashes of tokens. None in place of a hash only for the reaper, which acts for the ledger itself.
+    """
+    parameters = {"ids": [one for one, _ in wanted], "token_hashes": [hashed for _, hashed in wanted]}
+    rows = await (await connection.execute(_SQL["lock_attempts"], parameters)).fetchall()
+    return {row["id"]: _locked(row) for row in rows}
+
+
+def _locked(row: dict[str, Any]) -> LockedAttempt:
     return LockedAttempt(
         id=row["id"],
         run_id=row["run_id"],
@@ -128,14 +136,27 @@ async def pod_name(connection: Connection, attempt: LockedAttempt) -> str | None
     return None if row is None else str(row["name"])
 
 
-async def close(
-    connection: Connection, attempt: LockedAttempt, *, outcome: str, failure: str | None, answer: str
-) -> None:
-    """Close a locked, open attempt. From here on none of its writes is accepted, and its running steps are undone."""
-    parameters = {"id": attempt.id, "outcome": outcome, "failure": failure, "answer": answer}
-    for row in await (await connection.execute(_SQL["close_attempt"], parameters)).fetchall():
-        connection.may_start(row["pod_key"])
-    await connection.execute(_SQL["abandon_running_steps"], {"run_id": attempt.run_id})
+@dataclass(frozen=True, slots=True)
+class Close:
+    """How a locked, open attempt ends."""
+
+    id: UUID
+    outcome: str
+    failure: str | None
+    answer: str
+    """For a repeat of the call that closes it."""
+
+
+async def close_all(connection: Connection, closes: Sequence[Close]) -> None:
+    """Close attempts. From here on none of their writes is accepted, and their running steps are undone."""
+    parameters = {
+        "ids": [close.id for close in closes],
+        "outcomes": [close.outcome for close in closes],
+        "failures": [close.failure for close in closes],
+        "answers": [close.answer for close in closes],
+    }
+    for row in await (await connection.execute(_SQL["close_attempts"], parameters)).fetchall():
+        connection.may_start(row["pod_key"], row["n"])
 
 
 async def expired(database: Database, lease: timedelta) -> list[UUID]:

@@ -1,5 +1,6 @@
 """What is left to undo of a run: finished steps whose compensation is not finished. Read under the run's row lock."""
 
+from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,12 +13,13 @@ _SQL: Final = load("compensations")
 _NAMED: Final = 20
 
 
-async def any_not_undone(connection: Connection, run_id: UUID) -> bool:
-    """Whether a run that is about to end has finished steps with a compensation.
+async def any_not_undone(connection: Connection, run_ids: Collection[UUID]) -> set[UUID]:
+    """Return those of some runs, which are about to end, that have finished steps with a compensation.
 
-    A statement of its own, after the run's row is locked: it sees what was saved until then.
+    A statement of its own, after the runs' rows are locked: it sees what was saved until then.
     """
-    return await (await connection.execute(_SQL["any_not_undone"], {"run_id": run_id})).fetchone() is not None
+    rows = await (await connection.execute(_SQL["any_not_undone"], {"run_ids": list(run_ids)})).fetchall()
+    return {row["run_id"] for row in rows}
 
 
 async def not_undone(connection: Connection, run_id: UUID, *, limit: int) -> list[dict[str, Any]]:

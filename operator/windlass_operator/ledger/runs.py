@@ -1,6 +1,6 @@
 """Runs, their versions and events. Each function is one or a few statements on the caller's transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -160,9 +160,16 @@ async def payload_of(connection: Connection, run_id: UUID) -> Value:
 
 async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
     """Lock a run and return what a decision needs, or None if it is unknown."""
-    row = await (await connection.execute(_SQL["lock_run"], {"run_id": run_id})).fetchone()
-    if row is None:
-        return None
+    return (await lock_all(connection, [run_id])).get(run_id)
+
+
+async def lock_all(connection: Connection, run_ids: Collection[UUID]) -> dict[UUID, LockedRun]:
+    """Lock runs, in the order of their ids, and return by id what decisions need; unknown ones are left out."""
+    rows = await (await connection.execute(_SQL["lock_runs"], {"run_ids": list(run_ids)})).fetchall()
+    return {row["id"]: await _locked(connection, row) for row in rows}
+
+
+async def _locked(connection: Connection, row: dict[str, Any]) -> LockedRun:
     state = RunState(row["state"])
     return LockedRun(
         id=row["id"],
@@ -190,24 +197,54 @@ async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
 
 
 async def apply(connection: Connection, run: LockedRun, change: Change) -> RunState:
-    """Write a decision: state, counts, event, queue entry and the wish to be projected. The run is locked.
+    """Write a decision; see :func:`apply_all`."""
+    return (await apply_all(connection, [(run, change)]))[0]
+
+
+async def apply_all(connection: Connection, decided: Sequence[tuple[LockedRun, Change]]) -> list[RunState]:
+    """Write decisions: states, counts, events, queue entries and the wish to be projected. The runs are locked.
 
     A run that would end without success, and has finished steps that can be undone, is compensated first.
 
     Returns:
-        The state that was written.
+        The states that were written.
 
     Raises:
-        IllegalTransitionError: The run's state has no such arrow.
-        ValueNotStoredError: The result refers to a large value that is not stored.
+        IllegalTransitionError: A run's state has no such arrow.
+        ValueNotStoredError: A result refers to a large value that is not stored.
     """
-    state = transition(run.state, change.event)
-    ends_as: RunState | None = None
-    if await _must_compensate(connection, run, state):
-        ends_as, change = state, replace(change, event=RunEvent.COMPENSATE, delay=timedelta(0))
+    states = [transition(run.state, change.event) for run, change in decided]
+    undone = await _must_compensate(connection, [run for (run, _), s in zip(decided, states, strict=True) if _fails(s)])
+    writes = []
+    for n, (run, change) in enumerate(decided):
+        ends_as = states[n] if _fails(states[n]) and run.id in undone else None
+        writes.append(_write(run, change, states[n], ends_as))
+        states[n] = RunState(writes[n]["state"])
+    columns = {name: [write[name] for write in writes] for name in writes[0]}
+    with broken_reference("run_result_stored", ValueNotStoredError()):
+        row = await (await connection.execute(_SQL["change_runs"], columns)).fetchone()
+    assert row is not None and row["n"] == len(decided), "the rows are locked, so no revision can have moved"  # noqa: PT018
+    await _queue(connection, [(run, state) for (run, _), state in zip(decided, states, strict=True)])
+    return states
+
+
+def _fails(state: RunState) -> bool:
+    return state.final and state is not RunState.SUCCEEDED
+
+
+async def _must_compensate(connection: Connection, ending: Sequence[LockedRun]) -> set[UUID]:
+    """Return which of some runs, that are about to end without success, have finished steps to undo first."""
+    asked = [run.id for run in ending if run.ending is None]
+    return await compensations.any_not_undone(connection, asked) if asked else set()
+
+
+def _write(run: LockedRun, change: Change, state: RunState, ends_as: RunState | None) -> dict[str, Any]:
+    """Return the columns of a decision. ``ends_as``: what the run ends with once it is compensated."""
+    if ends_as is not None:
+        change = replace(change, event=RunEvent.COMPENSATE, delay=timedelta(0))
         state = transition(run.state, change.event)
     shown = run.ending if run.ending is not None and not state.final else change
-    parameters = {
+    return {
         "id": run.id,
         "revision": run.revision,
         "state": state.value,
@@ -227,20 +264,12 @@ async def apply(connection: Connection, run: LockedRun, change: Change) -> RunSt
         "result_size": change.result.size,
         "delay": change.delay,
         "final": state.final,
+        "drops": state.final or ends_as is not None,
+        "event": event_name(change.event, state),
+        "attempt": change.attempt,
+        "event_reason": change.reason,
+        "event_message": change.message,
     }
-    with broken_reference("run_result_stored", ValueNotStoredError()):
-        cursor = await connection.execute(_SQL["change_run"], parameters)
-    row = await cursor.fetchone()
-    assert row is not None, "the row is locked, so its revision cannot have moved"
-    await _queue(connection, run, state)
-    if state.final or ends_as is not None:
-        await connection.execute(_SQL["drop_waits"], {"run_id": run.id})
-    name = event_name(change.event, state)
-    await add_event(
-        connection, run.id, row["revision"], name, attempt=change.attempt, reason=change.reason, message=change.message
-    )
-    await want_projection(connection, [run.id])
-    return state
 
 
 def event_name(event: RunEvent, state: RunState) -> str:
@@ -248,27 +277,26 @@ def event_name(event: RunEvent, state: RunState) -> str:
     return _EVENTS.get(event, state.value)
 
 
-async def _must_compensate(connection: Connection, run: LockedRun, state: RunState) -> bool:
-    """Whether a run that is about to reach ``state`` has finished steps to undo first."""
-    if not state.final or state is RunState.SUCCEEDED or run.ending is not None:
-        return False
-    return await compensations.any_not_undone(connection, run.id)
-
-
-async def _queue(connection: Connection, run: LockedRun, state: RunState) -> None:
-    """Give a run that may be claimed its entry in the queue, and take the entry of one that may not be any more."""
-    taken = None
-    if run.state in _CLAIMABLE:
-        taken = await (await connection.execute(_SQL["dequeue"], {"run_id": run.id})).fetchone()
+async def _queue(connection: Connection, changed: Sequence[tuple[LockedRun, RunState]]) -> None:
+    """Give runs that may be claimed their entries in the queue, and take the entries of those that may not any more."""
+    before = [run.id for run, _ in changed if run.state in _CLAIMABLE]
+    taken: set[UUID] = set()
+    if before:
+        rows = await (await connection.execute(_SQL["dequeue"], {"run_ids": before})).fetchall()
+        taken = {row["run_id"] for row in rows}
     # The entry of a queued run that we cannot take is in the hands of a claim that waits for the run: it finds what we
     # make of it. One that is being compensated has none while its attempt is open.
-    if state in _CLAIMABLE and (taken is not None or run.state is not RunState.QUEUED):
-        await _enqueue(connection, run.id)
+    new = [
+        run.id
+        for run, state in changed
+        if state in _CLAIMABLE and (run.id in taken or run.state is not RunState.QUEUED)
+    ]
+    if new:
+        await _enqueue(connection, new)
 
 
-async def _enqueue(connection: Connection, run_id: UUID) -> None:
-    row = await (await connection.execute(_SQL["enqueue"], {"run_id": run_id})).fetchone()
-    if row is not None:
+async def _enqueue(connection: Connection, run_ids: Collection[UUID]) -> None:
+    for row in await (await connection.execute(_SQL["enqueue"], {"run_ids": list(run_ids)})).fetchall():
         connection.may_start(row["pod_key"], row["due"])
 
 
@@ -300,7 +328,7 @@ async def bind_version(connection: Connection, run_id: UUID, version: Version) -
     row = await (await connection.execute(_SQL["bind_version"], parameters)).fetchone()
     if row is None:
         return False
-    await _enqueue(connection, run_id)
+    await _enqueue(connection, [run_id])
     await add_event(connection, run_id, row["revision"], "TaskFound")
     await want_projection(connection, [run_id])
     return True

@@ -1,7 +1,6 @@
 """Attempts: claim, keep, end. Called by the runtime routes, the pod observer and the reaper."""
 
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import msgspec
@@ -10,16 +9,26 @@ import structlog
 from windlass import protocol
 from windlass_operator import config, metrics
 from windlass_operator.domain.errors import AttemptClosedError, LedgerUnavailableError, UnauthorizedError, WindlassError
-from windlass_operator.domain.ids import token_hash
+from windlass_operator.domain.ids import parse_token
 from windlass_operator.domain.retry import RetryPolicy, after_failure
-from windlass_operator.domain.run_state import RunEvent, RunState
-from windlass_operator.ledger import attempts, steps
+from windlass_operator.domain.run_state import RunState
+from windlass_operator.ledger import attempts
 from windlass_operator.ledger.attempts import LockedAttempt, Writer
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.ledger.runs import Change, LockedRun, Value
-from windlass_operator.services import compensation, payloads
+from windlass_operator.ledger.runs import Change, LockedRun
+from windlass_operator.services import compensation, ends
 from windlass_operator.services.claims import Answer, Ask, ClaimService, PodIdentity
-from windlass_operator.services.closing import Closed, Closing, Decide, at_once, change_of, handed_back, tally
+from windlass_operator.services.closing import (
+    Closed,
+    Closing,
+    Decide,
+    End,
+    at_once,
+    change_of,
+    handed_back,
+    or_raise,
+    tally,
+)
 from windlass_operator.services.handover import ms, page_of_compensations, page_of_steps
 from windlass_operator.services.recorder import Recorder
 
@@ -112,21 +121,7 @@ class AttemptService:
             PayloadInvalidError: Not every reader could read the result. The attempt stays open.
             PayloadTooLargeError: The result belongs into a blob.
         """
-        result = bytes(request.result)
-        if result:
-            payloads.check_value(result, field="result")
-        value = Value(
-            text=result.decode() or None,
-            sha256=request.result_ref.sha256 if request.result_ref else None,
-            size=request.result_ref.size if request.result_ref else None,
-        )
-
-        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
-            if run.ending is not None:
-                return compensation.after_success(run.ending, attempt)
-            return Change(event=RunEvent.SUCCEED, result=value, running_ms=attempt.running_ms, attempt=attempt.number)
-
-        return await self._next(await self._end(token, at_once(change)), request.claim)
+        return await self._end(ends.completion(token, request), request.claim)
 
     async def fail(self, token: str, request: protocol.FailRequest) -> protocol.Outcome:
         """End an attempt that failed; the retry rules decide what becomes of the run.
@@ -134,27 +129,31 @@ class AttemptService:
         Raises:
             AttemptClosedError: The attempt is closed, and not by this call.
         """
-        retry_after = None if request.retry_after_ms is None else timedelta(milliseconds=request.retry_after_ms)
+        return await self._end(ends.failure(token, request), request.claim)
 
-        def change(run: LockedRun, attempt: LockedAttempt) -> Change:
-            if run.ending is not None:
-                return compensation.after_failure(run.ending, attempt, request.failure, retry_after=retry_after)
-            decision = after_failure(
-                run.snapshot.retry if run.snapshot else RetryPolicy(),
-                tally(run, attempt),
-                request.failure.failure_class,
-                reason=request.failure.reason or request.failure.type,
-                retry_after=retry_after,
-                run_timed_out=request.timed_out == "run",
-            )
-            return change_of(decision, attempt, request.failure)
+    async def end_all(
+        self, session: str, wanted: Sequence[protocol.End | WindlassError], claim: protocol.NextClaim | None
+    ) -> tuple[list[protocol.Outcome | Exception], Answer]:
+        """End attempts of one pod together, and make the claim that comes with that.
 
-        async def decide(connection: Connection, run: LockedRun, attempt: LockedAttempt) -> Change:
-            if request.rerun:
-                await steps.rerun(connection, run.id, request.rerun)
-            return change(run, attempt)
+        Args:
+            session: The pod's, for the claim; each end has its own token.
+            wanted: Ends; in place of one that could not be read, why.
+            claim: What to ask for when they have ended.
 
-        return await self._next(await self._end(token, decide, failure=request.failure), request.claim)
+        Returns:
+            An answer for each, in their order, and what the claim took.
+
+        Raises:
+            LedgerUnavailableError: The ledger does not answer. Some may have ended; to repeat is harmless.
+        """
+        wishes = [ends.wish(one) for one in wanted]
+        closed = iter(await self._closing.close_together([wish for wish in wishes if isinstance(wish, End)]))
+        answers = [next(closed) if isinstance(wish, End) else wish for wish in wishes]
+        new = [answer.attempt for answer in answers if isinstance(answer, Closed) and not answer.repeated]
+        # Where all are repeats the runner may have moved on since: what it claimed then must keep its tokens.
+        taken = await self._next(new, claim, session) if claim is not None else Answer()
+        return [answer.answer if isinstance(answer, Closed) else answer for answer in answers], taken
 
     async def release(self, token: str, request: protocol.ReleaseRequest) -> protocol.Outcome:
         """Queue the run of a runner that must stop, without using an attempt or a budget.
@@ -163,7 +162,7 @@ class AttemptService:
             AttemptClosedError: The attempt is closed, and not by this call.
         """
         change, outcome, failure = handed_back(request.reason)
-        return (await self._end(token, at_once(change), outcome=outcome, failure=failure)).answer
+        return (await self._closing.close(End(*ends.whose(token), at_once(change), outcome, failure))).answer
 
     async def lose(
         self,
@@ -194,33 +193,36 @@ class AttemptService:
             return change_of(after_failure(policy, tally(run, attempt), failure_class, reason=reason), attempt, failure)
 
         try:
-            await self._closing.close(attempt_id, None, at_once(change), outcome="Lost", failure=failure)
+            await self._closing.close(End(attempt_id, None, at_once(change), "Lost", failure))
         except (AttemptClosedError, _StillHeldError):
             return False
         return True
 
-    async def _end(
-        self, token: str, decide: Decide, *, outcome: str | None = None, failure: protocol.Failure | None = None
-    ) -> Closed:
-        parsed = parse_token(token)
-        if parsed is None:
-            raise UnauthorizedError("The token belongs to no attempt.")
-        return await self._closing.close(*parsed, decide, outcome=outcome, failure=failure)
+    async def _end(self, end: End, claim: protocol.NextClaim | None) -> protocol.Outcome:
+        """End an attempt for its runner, and make the claim that comes with that."""
+        closed = or_raise((await self._closing.close_together([end]))[0])
+        if claim is None or closed.repeated:
+            return closed.answer
+        taken = await self._next([closed.attempt], claim)
+        return msgspec.structs.replace(closed.answer, attempts=taken.attempts, leave=taken.leave)
 
-    async def _next(self, closed: Closed, claim: protocol.NextClaim | None) -> protocol.Outcome:
-        """Answer the end of an attempt, with what the runner's next claim takes if it makes one.
+    async def _next(
+        self, ended: Sequence[LockedAttempt], claim: protocol.NextClaim, session: str | None = None
+    ) -> Answer:
+        """Return what the runner's next claim takes.
 
-        The end stands, whatever becomes of the claim: a runner that gets nothing here asks by itself.
+        The ends stand, whatever becomes of the claim: a runner that gets nothing here asks by itself.
         """
-        attempt = closed.attempt
-        if claim is None or closed.repeated or attempt.pod_id is None or attempt.pod_key is None or not attempt.reuse:
-            return closed.answer
+        of_pool = [attempt for attempt in ended if attempt.pod_id is not None and attempt.reuse]
+        if not of_pool or of_pool[0].pod_id is None or of_pool[0].pod_key is None:
+            return Answer()
+        shown = None if session is None else PodIdentity("", "", session=session)
+        ask = Ask(of_pool[0].pod_id, claim.claim_id[:100], claim.slots, shown)
         try:
-            answer = await self.take_next(attempt.pod_key, Ask(attempt.pod_id, claim.claim_id[:100], claim.slots))
+            return await self.take_next(of_pool[0].pod_key, ask)
         except WindlassError as error:
-            log.info("no next claim with the end of an attempt", attempt=str(attempt.id), error=error.message)
-            return closed.answer
-        return msgspec.structs.replace(closed.answer, attempts=answer.attempts, leave=answer.leave)
+            log.info("no next claim with the end of an attempt", attempt=str(of_pool[0].id), error=error.message)
+            return Answer()
 
     async def _take_by_itself(self, pod_key: str, ask: Ask) -> Answer:
         return (await self.claims.take(pod_key, [ask]))[0]
@@ -232,7 +234,7 @@ class AttemptService:
             UnauthorizedError: The token belongs to no attempt.
             AttemptClosedError: The attempt is closed, and not by this call.
         """
-        return (await self._closing.close(attempt_id, hashed, decide)).answer
+        return (await self._closing.close(End(attempt_id, hashed, decide))).answer
 
     async def reap(self) -> int:
         """Close attempts whose lease ran out; returns how many."""
@@ -272,12 +274,3 @@ class AttemptService:
             return await page_of_compensations(connection, writer.run_id)
 
         return await self._database.transaction(work)
-
-
-def parse_token(token: str) -> tuple[UUID, bytes] | None:
-    """Return the attempt's id and the hash of the secret, or None for something that is no token."""
-    attempt_id, _, secret = token.partition(".")
-    try:
-        return (UUID(attempt_id), token_hash(secret)) if secret else None
-    except ValueError:
-        return None

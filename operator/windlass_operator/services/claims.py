@@ -26,7 +26,7 @@ from windlass_operator.domain.ids import new_id, token_hash
 from windlass_operator.ledger import claims
 from windlass_operator.ledger.claims import LockedPod, Outlook, Place
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.services.closing import Closing, at_once, handed_back
+from windlass_operator.services.closing import Closing, End, at_once, handed_back
 from windlass_operator.services.handover import describe
 from windlass_operator.services.recorder import Recorder
 
@@ -176,7 +176,7 @@ class ClaimService:
             attempt_id, _, secret = attempt.token.partition(".")
             with contextlib.suppress(AttemptClosedError, UnauthorizedError):
                 change, outcome, failure = handed_back("RunnerGone")
-                await self._closing.close(UUID(attempt_id), token_hash(secret), at_once(change), outcome, failure)
+                await self._closing.close(End(UUID(attempt_id), token_hash(secret), at_once(change), outcome, failure))
 
     async def withdraw(self, pod: PodIdentity, claim_id: str) -> None:
         """Queue again what a claim took, without using an attempt, and let no claim of this pod take anything more.
@@ -199,7 +199,7 @@ class ClaimService:
         for attempt_id in await self._database.transaction(work):
             with contextlib.suppress(AttemptClosedError):
                 change, outcome, failure = handed_back("PodTerminated")
-                await self._closing.close(attempt_id, None, at_once(change), outcome, failure)
+                await self._closing.close(End(attempt_id, None, at_once(change), outcome, failure))
 
 
 class _Batch:

@@ -8,13 +8,13 @@ from uuid import UUID
 from windlass import protocol
 from windlass.durations import format_duration
 from windlass_operator.domain.errors import AttemptClosedError, UnauthorizedError
+from windlass_operator.domain.ids import parse_token
 from windlass_operator.domain.retry import TOTAL_TIMED_OUT
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.ledger import progress, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun, Value
 from windlass_operator.services import payloads
-from windlass_operator.services.attempts import parse_token
 from windlass_operator.services.recorder import Recorder
 
 _WITHOUT_ATTEMPT: Final = (RunState.QUEUED, RunState.WAITING, RunState.SUSPENDED)

@@ -8,11 +8,11 @@ from uuid import UUID
 from windlass import protocol
 from windlass_operator import metrics
 from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError, UnauthorizedError
+from windlass_operator.domain.ids import parse_token
 from windlass_operator.ledger import logs, runs, steps
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.steps import StepWrite
 from windlass_operator.services import payloads
-from windlass_operator.services.attempts import parse_token
 from windlass_operator.services.batch import Batch
 from windlass_operator.services.protection import ProtectionService
 from windlass_operator.services.recorder import Recorder

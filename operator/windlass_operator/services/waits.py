@@ -8,6 +8,7 @@ from uuid import UUID
 from windlass import protocol
 from windlass_operator import metrics
 from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestError, UnauthorizedError
+from windlass_operator.domain.ids import parse_token
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.domain.waits import Blocked, explain
 from windlass_operator.ledger import waits
@@ -15,7 +16,7 @@ from windlass_operator.ledger.attempts import LockedAttempt, Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun
 from windlass_operator.ledger.waits import Due, Outcome
-from windlass_operator.services.attempts import AttemptService, parse_token
+from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.handover import step_from_row
 
 Begin = Callable[[Connection, Writer, protocol.Wait], Awaitable[None]]

@@ -9,7 +9,7 @@ from tests.support.rest import Rest
 from windlass import protocol
 
 MIB = 1024 * 1024
-POSTS = ("claim", "withdraw", "heartbeat", "steps", "complete", "fail", "release", "logs")
+POSTS = ("claim", "withdraw", "heartbeat", "steps", "complete", "fail", "release", "ends", "logs")
 
 
 @pytest.fixture

@@ -20,27 +20,31 @@ SELECT a.id, a.run_id, a.number, a.closed_at, run.project_id, p.uid AS project_u
   FROM attempt a JOIN run ON run.id = a.run_id JOIN project p ON p.id = run.project_id
  WHERE a.id = %(id)s AND a.token_hash = %(token_hash)s;
 
--- name: lock_attempt
+-- name: lock_attempts
+-- In attempt order, as everywhere. No token: the reaper's, who acts for the ledger itself. What is not answered is nobody's.
 SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at, a.lease_until < ledger_now() AS expired,
        (extract(epoch FROM ledger_now() - a.started_at) * 1000)::bigint AS running_ms, pod.pod_key, coalesce(pod.reuse, false) AS reuse
-  FROM attempt a LEFT JOIN pod ON pod.id = a.pod_id
- WHERE a.id = %(id)s AND (%(token_hash)s::bytea IS NULL OR a.token_hash = %(token_hash)s) FOR UPDATE OF a;
+  FROM unnest(%(ids)s::uuid[], %(token_hashes)s::bytea[]) AS w (id, token_hash)
+  JOIN attempt a ON a.id = w.id AND (w.token_hash IS NULL OR a.token_hash = w.token_hash)
+  LEFT JOIN pod ON pod.id = a.pod_id ORDER BY a.id FOR UPDATE OF a;
 
 -- name: pod_of_attempt
 SELECT pod.name FROM pod WHERE id = %(pod_id)s;
 
--- name: close_attempt
--- Answers the pod keys of the runs that may start in its place, where its queue has a limit.
+-- name: close_attempts
+-- A step that was running when its attempt closed will run again. Answers the pod keys of the runs that may start in their
+-- place, where a queue has a limit.
 WITH closed AS (
-    UPDATE attempt SET closed_at = ledger_now(), outcome = %(outcome)s, failure = %(failure)s, answer = %(answer)s
-     WHERE id = %(id)s AND closed_at IS NULL RETURNING queue_id)
-SELECT DISTINCT next.pod_key FROM closed JOIN queue q ON q.id = closed.queue_id AND q.concurrency IS NOT NULL
+    UPDATE attempt SET closed_at = ledger_now(), outcome = c.outcome, failure = c.failure, answer = c.answer
+      FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(failures)s::text[], %(answers)s::text[]) AS c (id, outcome, failure, answer)
+     WHERE attempt.id = c.id AND attempt.closed_at IS NULL RETURNING attempt.run_id, attempt.queue_id),
+undone AS (
+    DELETE FROM step USING closed WHERE step.run_id = closed.run_id AND step.state = 'running')
+SELECT next.pod_key, max(freed.n)::integer AS n FROM (SELECT queue_id, count(*) AS n FROM closed GROUP BY queue_id) freed
+  JOIN queue q ON q.id = freed.queue_id AND q.concurrency IS NOT NULL
  CROSS JOIN LATERAL (
-    SELECT e.pod_key FROM queue_entry e WHERE e.queue_id = q.id AND e.available_at <= ledger_now() ORDER BY e.rank LIMIT 20) next;
-
--- name: abandon_running_steps
--- A step that was running when its attempt closed will run again.
-DELETE FROM step WHERE run_id = %(run_id)s AND state = 'running';
+    SELECT e.pod_key FROM queue_entry e WHERE e.queue_id = q.id AND e.available_at <= ledger_now() ORDER BY e.rank
+     LIMIT 19 + freed.n) next GROUP BY next.pod_key;
 
 -- name: expired_attempts
 -- Leases say when the reaper may close; a gap in heartbeat service gives every open attempt one lease more.

@@ -8,5 +8,5 @@ SELECT s.key, s.name, s.compensation, s.result, s.result_sha256, s.result_size, 
  ORDER BY s.finished_n DESC LIMIT %(limit)s;
 
 -- name: any_not_undone
--- Asked where a run is about to end, so before anything was undone: the small index alone has the answer.
-SELECT 1 FROM step WHERE run_id = %(run_id)s AND compensation IS NOT NULL LIMIT 1;
+-- Asked where runs are about to end, so before anything was undone: the small index alone has the answer.
+SELECT DISTINCT run_id FROM step WHERE run_id = ANY(%(run_ids)s) AND compensation IS NOT NULL;

@@ -37,42 +37,65 @@ SELECT 1 FROM project WHERE id = %(project_id)s FOR NO KEY UPDATE;
 INSERT INTO queue_entry (run_id, pod_key, queue_id, rank, available_at, expires_at)
 SELECT run.id, v.pod_key, v.queue_id, run.created_at - make_interval(secs => v.priority), run.available_at,
        CASE WHEN run.attempts = 0 THEN run.expires_at END
-  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s
+  FROM run JOIN task_version v ON v.id = run.task_version_id WHERE run.id = ANY(%(run_ids)s)
 RETURNING pod_key, (available_at <= ledger_now())::integer AS due;
 
 -- name: dequeue
--- Answers a row if the entry was there for us to take. Under the run's row lock, which every entry is inserted under. A claim locks the other way round: the entry that it has
--- taken is left to it, for it finds the run no longer Queued; to wait for it would be to wait in a circle.
-DELETE FROM queue_entry WHERE run_id IN (SELECT run_id FROM queue_entry WHERE run_id = %(run_id)s FOR UPDATE SKIP LOCKED)
+-- Answers the runs whose entries were there for us to take. Under the runs' row locks, which every entry is inserted under. A
+-- claim locks the other way round: the entry that it has taken is left to it, for it finds the run no longer Queued; to wait for
+-- it would be to wait in a circle.
+DELETE FROM queue_entry WHERE run_id IN (SELECT run_id FROM queue_entry WHERE run_id = ANY(%(run_ids)s) FOR UPDATE SKIP LOCKED)
 RETURNING run_id;
 
--- name: lock_run
+-- name: lock_runs
+-- In the order of their ids, as everywhere that more than one is locked.
 SELECT run.id, run.project_id, run.task, run.task_version_id, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
        run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key,
        p.namespace, run.traceparent, run.created_at, run.started_at, run.timeout_added_ms,
        coalesce(run.deadline_at <= ledger_now(), false) AS overdue, ledger_now() AS now,
        run.ends_as, run.ends_reason, run.ends_message, run.ends_class, run.compensation_failures, run.undoing
-  FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id WHERE run.id = %(run_id)s FOR UPDATE OF run;
+  FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id
+ WHERE run.id = ANY(%(run_ids)s) ORDER BY run.id FOR UPDATE OF run;
 
--- name: change_run
--- Compare-and-set on the revision. No row: somebody else changed the run since it was read.
-UPDATE run SET state = %(state)s, reason = %(reason)s, message = %(message)s, revision = revision + 1,
-       user_failures = user_failures + %(user_failures)s, infra_failures = infra_failures + %(infra_failures)s,
-       running_ms = running_ms + %(running_ms)s, compensation_failures = compensation_failures + %(compensation_failures)s,
-       ends_as = coalesce(%(ends_as)s, ends_as), ends_reason = coalesce(%(ends_reason)s, ends_reason),
-       ends_message = coalesce(%(ends_message)s, ends_message), ends_class = coalesce(%(ends_class)s, ends_class), undoing = false,
-       error = coalesce(%(error)s, error),
-       result = %(result)s, result_sha256 = %(result_sha256)s, result_size = %(result_size)s,
-       available_at = CASE WHEN %(delay)s::interval IS NULL THEN available_at ELSE ledger_now() + %(delay)s::interval END,
-       held_since = NULL,
-       finished_at = CASE WHEN %(final)s THEN ledger_now() END
- WHERE id = %(id)s AND revision = %(revision)s
-RETURNING revision;
-
--- name: drop_waits
--- The run has ended: nobody waits any more. The waiting steps never came to an end, so history has nothing of them.
-WITH gone AS (DELETE FROM wait WHERE run_id = %(run_id)s RETURNING key)
-DELETE FROM step USING gone WHERE step.run_id = %(run_id)s AND step.key = gone.key AND step.state = 'waiting';
+-- name: change_runs
+-- Compare-and-set on the revisions; the runs are locked. Fewer than were asked for: somebody else changed one since it was read.
+-- `drops`: nobody waits any more. The waiting steps never came to an end, so history has nothing of them.
+WITH change AS (
+    SELECT * FROM unnest(%(id)s::uuid[], %(revision)s::bigint[], %(state)s::text[], %(reason)s::text[], %(message)s::text[],
+                         %(ends_as)s::text[], %(ends_reason)s::text[], %(ends_message)s::text[], %(ends_class)s::text[],
+                         %(compensation_failures)s::integer[], %(user_failures)s::integer[], %(infra_failures)s::integer[],
+                         %(running_ms)s::bigint[], %(error)s::text[], %(result)s::text[], %(result_sha256)s::text[],
+                         %(result_size)s::bigint[], %(delay)s::interval[], %(final)s::boolean[], %(drops)s::boolean[],
+                         %(event)s::text[], %(attempt)s::integer[], %(event_reason)s::text[], %(event_message)s::text[])
+      AS c (id, revision, state, reason, message, ends_as, ends_reason, ends_message, ends_class, compensation_failures, user_failures,
+            infra_failures, running_ms, error, result, result_sha256, result_size, delay, final, drops, event, attempt, event_reason,
+            event_message)),
+changed AS (
+    UPDATE run SET state = c.state, reason = c.reason, message = c.message, revision = run.revision + 1,
+           user_failures = run.user_failures + c.user_failures, infra_failures = run.infra_failures + c.infra_failures,
+           running_ms = run.running_ms + c.running_ms, compensation_failures = run.compensation_failures + c.compensation_failures,
+           ends_as = coalesce(c.ends_as, run.ends_as), ends_reason = coalesce(c.ends_reason, run.ends_reason),
+           ends_message = coalesce(c.ends_message, run.ends_message), ends_class = coalesce(c.ends_class, run.ends_class), undoing = false,
+           error = coalesce(c.error, run.error),
+           result = c.result, result_sha256 = c.result_sha256, result_size = c.result_size,
+           available_at = CASE WHEN c.delay IS NULL THEN run.available_at ELSE ledger_now() + c.delay END,
+           held_since = NULL,
+           finished_at = CASE WHEN c.final THEN ledger_now() END
+      FROM change c WHERE run.id = c.id AND run.revision = c.revision
+    RETURNING run.id, run.revision, run.resource_uid),
+told AS (
+    INSERT INTO event (run_id, n, type, attempt, reason, message)
+    SELECT changed.id, changed.revision, c.event, c.attempt, c.event_reason, c.event_message FROM changed JOIN change c USING (id)),
+shown AS (
+    INSERT INTO projection_entry (run_id, revision)
+    SELECT id, revision FROM changed
+     WHERE resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = changed.id) ORDER BY id
+    ON CONFLICT (run_id) DO UPDATE SET revision = excluded.revision),
+gone AS (
+    DELETE FROM wait USING change c WHERE wait.run_id = c.id AND c.drops RETURNING wait.run_id, wait.key),
+forgotten AS (
+    DELETE FROM step USING gone WHERE step.run_id = gone.run_id AND step.key = gone.key AND step.state = 'waiting')
+SELECT count(*) AS n FROM changed;
 
 -- name: bind_version
 -- The Task has appeared: the run joins its queue.
