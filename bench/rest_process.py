@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from datetime import timedelta
 
 import uvicorn
 import uvloop
@@ -10,8 +11,9 @@ from bench.measured import quiet
 from tests.support.rest import FakeReviews, application
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
+from windlass_operator.services.lookout import Lookout
 from windlass_operator.services.loops import Loop
-from windlass_operator.serving import LOOK_FOR_TIMERS, settings
+from windlass_operator.serving import settings
 
 
 async def main() -> None:
@@ -20,7 +22,10 @@ async def main() -> None:
     database = Database(sys.argv[1])
     await database.open()
     world = World(database)
-    timers = asyncio.create_task(Loop("timers", world.waits.fire_due, every=LOOK_FOR_TIMERS).run())
+    loop = Loop("timers", world.waits.fire_due, every=timedelta(seconds=30))
+    lookout = Lookout(world.attempts.serve_heartbeats, ring=loop.wake, deliver=lambda: None)
+    world.waits.timer_set = lookout.timer_set
+    timers = asyncio.gather(loop.run(), lookout.run())
     world.cluster.tasks[SHOP.namespace, "order"] = a_task()
     app = application(world, FakeReviews())
     config = settings(app, 0, host="127.0.0.1")  # as it is served in a cluster: what is kept, and for how long

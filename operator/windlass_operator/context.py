@@ -34,7 +34,7 @@ from windlass_operator.services.endings import EndingService
 from windlass_operator.services.events import EventService
 from windlass_operator.services.gauges import GaugeService
 from windlass_operator.services.imports import Asked, ImportService
-from windlass_operator.services.loops import Loop, each, end_if_cancelled
+from windlass_operator.services.loops import Loop, each
 from windlass_operator.services.namespaces import NamespaceService
 from windlass_operator.services.platform import Platform
 from windlass_operator.services.pods import PodService
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_SERVE_EVERY: Final = 2.0
 _APART: Final = timedelta(milliseconds=50)
 """From one look for pods to start, or statuses to write, to the next: each asks the ledger about everything."""
 _APART_RARE: Final = timedelta(milliseconds=200)
@@ -197,16 +196,6 @@ class Context:
         swept = await self.blobs.sweep()
         if swept:
             log.info("orphaned values deleted", runs=swept)
-
-    async def serve_heartbeats(self) -> None:
-        """Say again and again that heartbeats are served here."""
-        while True:
-            try:
-                await self.attempts.serve_heartbeats()
-            except Exception as error:  # Postgres is away: that is the gap which this records
-                log.warning("heartbeat service interrupted", error=str(error)[:200])
-            end_if_cancelled()
-            await asyncio.sleep(_SERVE_EVERY)
 
 
 class Operator:

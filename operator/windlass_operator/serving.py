@@ -24,18 +24,15 @@ from windlass_operator.api.runtime import RuntimeRoutes, bearer
 from windlass_operator.context import Context
 from windlass_operator.services.blobs import SWEEP_EVERY
 from windlass_operator.services.explanation import ExplanationService
+from windlass_operator.services.lookout import Lookout
 from windlass_operator.services.loops import Loop, each
 from windlass_operator.services.pool_lists import PoolListService
 from windlass_operator.services.queue_lists import QueueListService
 
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address
 
-LOOK_FOR_TIMERS: Final = timedelta(seconds=0.5)
-"""A timer that was set meanwhile, or whose replica has ended, rings that much too late at most."""
-
-
-_LOOK_FOR_LEFT_BEHIND: Final = timedelta(seconds=1)
-"""Who sends an event delivers it; this is for the events of a sender that ended before it had."""
+_LOOK_ANYWAY: Final = timedelta(seconds=30)
+"""The loops that the lookout wakes look by themselves so often."""
 
 _FORGET_EVERY: Final = timedelta(hours=1)
 
@@ -105,11 +102,13 @@ def application(
     async def start() -> AsyncIterator[None]:
         async with context.running():
             sweeper = Loop("blob sweeper", context.sweep_blobs, every=SWEEP_EVERY)
-            timers = Loop("timers", context.waits.fire_due, every=LOOK_FOR_TIMERS)
-            deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_FOR_LEFT_BEHIND)
+            timers = Loop("timers", context.waits.fire_due, every=_LOOK_ANYWAY)
+            deliveries = Loop("event delivery", partial(_deliver, context), every=_LOOK_ANYWAY)
+            lookout = Lookout(context.attempts.serve_heartbeats, ring=timers.wake, deliver=deliveries.wake)
+            context.waits.timer_set = lookout.timer_set
             forgetting = Loop("event retention", partial(_forget, context), every=_FORGET_EVERY)
             loops = [sweeper, timers, deliveries, forgetting, *([context.follow_endings()] if endings else [])]
-            work = [context.serve_heartbeats(), *(loop.run() for loop in loops)]
+            work = [lookout.run(), *(loop.run() for loop in loops)]
             tasks = [asyncio.create_task(part) for part in work]
             try:
                 yield

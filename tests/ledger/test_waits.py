@@ -313,3 +313,39 @@ async def test_a_timed_out_wait_that_ended_the_attempt_begins_again_with_its_who
     clock.advance(2 * SECOND)
     await world.waits.fire_due()
     assert (await world.get(run_id))["state"] == "Queued"
+
+
+async def test_one_look_tells_of_timers_events_and_tokens_that_nobody_was_told_of(
+    world: World, clock: Clock, database: Database
+) -> None:
+    assert (await world.attempts.serve_heartbeats()).due_in is None
+    await asleep(world, a_sleep("nap", lasts=60 * SECOND))
+    clock.advance(20 * SECOND)
+    found = await world.attempts.serve_heartbeats()
+    assert (found.due_in, found.undelivered) == (40.0, False)
+    await database.fetch("INSERT INTO event_name (project_id, name) SELECT id, 'paid' FROM project")
+    await database.fetch(
+        "INSERT INTO sent_event (project_id, name, id, payload) SELECT id, 'paid', '1', 'null' FROM project"
+    )
+    assert (await world.attempts.serve_heartbeats()).undelivered
+
+
+async def test_what_another_replica_has_just_said_of_heartbeats_is_not_written_again(
+    world: World, clock: Clock, database: Database
+) -> None:
+    statement = "SELECT xmin::text AS version FROM heartbeat_service"
+    await world.attempts.serve_heartbeats()
+    (before,) = await database.fetch(statement)
+    clock.advance(SECOND)
+    await world.attempts.serve_heartbeats(1.5 * SECOND)
+    assert await database.fetch(statement) == [before]
+    clock.advance(SECOND)
+    await world.attempts.serve_heartbeats(1.5 * SECOND)
+    assert await database.fetch(statement) != [before]
+
+
+async def test_whoever_begins_a_sleep_tells_who_rings(world: World) -> None:
+    told: list[float] = []
+    world.waits.timer_set = told.append
+    await asleep(world, a_sleep("nap", lasts=SECOND / 4))
+    assert told == [0.25]

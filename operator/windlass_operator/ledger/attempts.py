@@ -165,10 +165,27 @@ async def expired(database: Database, lease: timedelta) -> list[UUID]:
     return [row["id"] for row in rows]
 
 
-async def serve_heartbeats(database: Database) -> float | None:
-    """Record that heartbeats are being served now; after a gap, since when again. Returns the gap's seconds."""
-    rows = await database.fetch(_SQL["serve_heartbeats"], {"gap": SERVICE_GAP})
-    return rows[0]["gap"] if rows else None
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What there is to do that nobody may have been told of."""
+
+    gap: float | None
+    """Seconds in which no heartbeats were served, if that was a gap."""
+    due_in: float | None
+    """Seconds until the next wait is over by its time, negative: since when. None: there is none."""
+    undelivered: bool
+    """An event was sent, or a token completed, and perhaps not given to all who wait for it."""
+
+
+async def serve_heartbeats(database: Database, fresh: timedelta = timedelta(0)) -> Outlook:
+    """Record that heartbeats are being served now, after a gap since when again, and look for what there is to do.
+
+    Args:
+        database: The ledger.
+        fresh: What was recorded so short a time ago is not written again.
+    """
+    (row,) = await database.fetch(_SQL["serve_heartbeats"], {"gap": SERVICE_GAP, "fresh": fresh})
+    return Outlook(row["gap"], row["due_in"], row["undelivered"])
 
 
 async def list_of_run(database: Database, run_id: UUID) -> list[dict[str, Any]]:

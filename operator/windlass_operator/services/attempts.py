@@ -1,6 +1,7 @@
 """Attempts: claim, keep, end. Called by the runtime routes, the pod observer and the reaper."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,7 @@ from windlass_operator.domain.ids import parse_token
 from windlass_operator.domain.retry import RetryPolicy, after_failure
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger import attempts
-from windlass_operator.ledger.attempts import LockedAttempt, Writer
+from windlass_operator.ledger.attempts import LockedAttempt, Outlook, Writer
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.runs import Change, LockedRun
 from windlass_operator.services import compensation, ends
@@ -249,15 +250,20 @@ class AttemptService:
                 log.exception("attempt not closed", attempt=str(attempt_id))
         return lost
 
-    async def serve_heartbeats(self) -> None:
-        """Record that this process serves heartbeats; see the ledger's ``heartbeat_service``."""
-        gap = await attempts.serve_heartbeats(self._database)
-        if gap is not None:
+    async def serve_heartbeats(self, fresh: timedelta = timedelta(0)) -> Outlook:
+        """Record that this process serves heartbeats (the ledger's ``heartbeat_service``), and say what there is to do.
+
+        Args:
+            fresh: What any process has recorded so short a time ago is not written again.
+        """
+        outlook = await attempts.serve_heartbeats(self._database, fresh)
+        if outlook.gap is not None:
             metrics.HEARTBEAT_GAPS.inc()
-            metrics.HEARTBEAT_GAP_SECONDS.inc(gap)
+            metrics.HEARTBEAT_GAP_SECONDS.inc(outlook.gap)
             log.warning(
-                "heartbeats are served again; every open attempt gets one lease more", gap_seconds=round(gap, 1)
+                "heartbeats are served again; every open attempt gets one lease more", gap_seconds=round(outlook.gap, 1)
             )
+        return outlook
 
     async def steps_after(self, writer: Writer, after: int) -> protocol.StepsPage:
         """Return a page of the run's finished steps."""

@@ -51,6 +51,8 @@ class WaitService:
         self._attempts = attempts
         self._changed = changed
         self._kinds = dict(kinds or {})
+        self.timer_set: Callable[[float], None] = lambda _: None
+        """Called after a wait has begun with the seconds in which it is over, as a hint for who rings."""
 
     async def register(self, token: str, request: protocol.WaitsRequest) -> protocol.WaitsAnswer:
         """Begin waits, and return those that are over. To say it again begins nothing again.
@@ -75,6 +77,9 @@ class WaitService:
         answer, news = await self._database.transaction(work)
         if news:
             self._changed(writer.run_id)
+            for wait in request.waits:
+                if wait.due_in_ms is not None:
+                    self.timer_set(wait.due_in_ms / 1000)
         return answer
 
     async def suspend(self, token: str, request: protocol.SuspendRequest) -> protocol.SuspendAnswer:

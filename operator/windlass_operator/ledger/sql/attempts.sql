@@ -54,11 +54,19 @@ SELECT a.id FROM attempt a, heartbeat_service h
  ORDER BY a.lease_until LIMIT 100;
 
 -- name: serve_heartbeats
--- Answers how long nobody served, if that was a gap.
-WITH before AS (SELECT served_at, ledger_now() - served_at AS silence FROM heartbeat_service FOR UPDATE)
-UPDATE heartbeat_service SET served_at = ledger_now(),
-       served_since = CASE WHEN before.silence > %(gap)s::interval THEN ledger_now() ELSE served_since END
-  FROM before RETURNING CASE WHEN before.silence > %(gap)s::interval THEN extract(epoch FROM before.silence)::float8 END AS gap;
+-- Answers how long nobody served, if that was a gap; and what nobody may have been told of: the one look of a process that has
+-- nothing to do. What somebody has just written is not written again, nor locked.
+WITH before AS (
+    SELECT served_at, ledger_now() - served_at AS silence FROM heartbeat_service
+     WHERE served_at <= ledger_now() - %(fresh)s::interval FOR UPDATE),
+served AS (
+    UPDATE heartbeat_service SET served_at = ledger_now(),
+           served_since = CASE WHEN before.silence > %(gap)s::interval THEN ledger_now() ELSE served_since END
+      FROM before RETURNING CASE WHEN before.silence > %(gap)s::interval THEN extract(epoch FROM before.silence)::float8 END AS gap)
+SELECT (SELECT gap FROM served) AS gap,
+       (SELECT extract(epoch FROM min(due_at) - ledger_now())::float8 FROM wait WHERE due_at IS NOT NULL) AS due_in,
+       EXISTS (SELECT 1 FROM sent_event WHERE delivered_at IS NULL)
+    OR EXISTS (SELECT 1 FROM token WHERE completed_at IS NOT NULL AND delivered_at IS NULL) AS undelivered;
 
 -- name: list_attempts
 SELECT a.id, a.number, a.started_at, a.closed_at, a.outcome, a.failure, a.memory_bytes, pod.name AS pod_name,
