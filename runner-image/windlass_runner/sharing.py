@@ -11,10 +11,12 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+import windlass
 from windlass import execution, protocol
 from windlass.tasks import Task
 from windlass.transport import HttpTransport
@@ -32,10 +34,16 @@ def preparations() -> list[Callable[[], object]]:
     return [
         stand_aside,
         lambda: importlib.import_module("asyncio"),
-        lambda: importlib.import_module("windlass.waits"),
+        *(partial(_load, name) for name in windlass.__all__),
         lambda: _rehearse(_nothing),
+        lambda: _rehearse(_nothing_async),
         lambda: _rehearse(_typed) if importlib.util.find_spec("pydantic") else None,
     ]
+
+
+def _load(name: str) -> None:
+    """Import the module that a name of ``windlass`` comes from: the text of a Task would, in each child anew."""
+    getattr(windlass, name)
 
 
 def stand_aside() -> None:
@@ -65,7 +73,11 @@ def _nothing(value=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
     return value
 
 
-def _typed(value: int) -> int:
+async def _nothing_async(value=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
+    return value
+
+
+def _typed(value: int | str) -> int | str:  # plain types would not need pydantic
     return value
 
 

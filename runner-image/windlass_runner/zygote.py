@@ -73,7 +73,8 @@ class ZygoteServer:
             ready = self._poll.poll(0 if self._preparations else _LOOK_AGAIN if blind else None)
             if not ready and self._preparations:
                 self._preparations.pop(0)()
-                self._settle()
+                if not self._preparations:
+                    self._settle()
             for descriptor, _ in ready:
                 if descriptor != self._channel.fileno():
                     self._reap(descriptor)
