@@ -14,6 +14,8 @@ from windlass import protocol
 from windlass_runner.api import ApiClient, Refused, Unreachable
 from windlass_runner.config import Config
 
+_RECOVER: Final = 10.0
+"""Seconds for asking after what a claim took whose answer was lost: the first lease is not much longer."""
 _HASTY: Final = 0.1
 """Seconds: an empty answer that comes sooner was not waited for."""
 
@@ -118,3 +120,20 @@ def session_claim(config: Config, claim_id: str, slots: int, wait_ms: int) -> pr
         wait_ms=wait_ms,
         credential="session",
     )
+
+
+def recover(api: ApiClient, config: Config, session: str, claim: protocol.NextClaim) -> protocol.ClaimResponse:
+    """Ask again for what a claim took that went with a report: a repeated report is not answered with it.
+
+    Args:
+        api: The calling thread's.
+        config: Of the pod.
+        session: What this pod claims with.
+        claim: The claim.
+    """
+    request = session_claim(config, claim.claim_id, claim.slots, 0)
+    try:
+        body = api.call("/claim", request, token=session, patience=_RECOVER, timeout=_RECOVER / 2)
+    except (Refused, Unreachable):  # the next claim tells the same
+        return protocol.ClaimResponse()
+    return msgspec.json.decode(body, type=protocol.ClaimResponse)

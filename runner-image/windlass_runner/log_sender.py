@@ -105,6 +105,11 @@ class AttemptLog:
                 self._sending.release()
         return False
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was ever passed on: nothing need be waited for."""
+        return not (self._seq or self._dropped)
+
     def is_empty(self) -> bool:
         """Return whether no line waits."""
         return not self._waiting

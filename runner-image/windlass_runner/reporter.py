@@ -5,18 +5,14 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import msgspec
-
 from windlass import protocol
-from windlass_runner.api import ApiClient, Refused, Unreachable
-from windlass_runner.claimer import session_claim
+from windlass_runner.api import ApiClient
+from windlass_runner.claimer import recover
 from windlass_runner.config import Config
 from windlass_runner.endings import Ending, Told, tell
 from windlass_runner.log_sender import AttemptLog
 
 _MOST_THREADS: Final = 8
-_RECOVER: Final = 10.0
-"""Seconds for asking after what a claim took whose answer was lost: the first lease is not much longer."""
 
 
 class Report(NamedTuple):
@@ -77,13 +73,8 @@ class Reporter:
             self._reported(report, told)
 
     def _recover(self, api: ApiClient, claim: protocol.NextClaim, told: Told) -> Told:
-        """Ask again for what the claim took: a repeated report is not answered with it."""
-        request = session_claim(self._config, claim.claim_id, claim.slots, 0)
-        try:
-            body = api.call("/claim", request, token=self._session, patience=_RECOVER, timeout=_RECOVER / 2)
-        except (Refused, Unreachable):  # the next claim tells the same
-            return told
-        answer = msgspec.json.decode(body, type=protocol.ClaimResponse)
+        """Ask again for what the claim took."""
+        answer = recover(api, self._config, self._session, claim)
         outcome = told.outcome or protocol.Outcome(state="")
         outcome.attempts, outcome.leave = answer.attempts, outcome.leave or answer.leave
         return told._replace(outcome=outcome)

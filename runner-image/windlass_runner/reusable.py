@@ -20,6 +20,9 @@ from windlass_runner.worker_process import Worker
 from windlass_runner.zygote_process import Zygote
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from windlass_runner.batch_reporter import BatchReporter
     from windlass_runner.slot import Slot
     from windlass_runner.workers import Workers
     from windlass_runner.zygotes import Zygotes
@@ -68,12 +71,7 @@ class ReusableRunner:
             lambda answer, at: post(partial(self._answered, answer, at)),
             lambda why: post(partial(self._refused, why)),
         )
-        self._reporter = Reporter(
-            config,
-            session,
-            self._slots,
-            lambda report, told: post(partial(self._reported, report, told, time.monotonic())),
-        )
+        self._reporter = self._made_reporter(session)
         self._leaving = first.leave
         for attempt in first.attempts:
             self._take(attempt, claimed_at)
@@ -86,6 +84,16 @@ class ReusableRunner:
         from windlass_runner.workers import Workers
 
         return Workers(self._shared, starter, self._slots)
+
+    def _made_reporter(self, session: str) -> "Reporter | BatchReporter":
+        def reported(told_each: "Sequence[tuple[Report, Told]]") -> None:
+            self._shared.loop.post(partial(self._reported, told_each, time.monotonic()))
+
+        if self._config.in_process:  # many end in one moment
+            from windlass_runner.batch_reporter import BatchReporter
+
+            return BatchReporter(self._config, session, reported)
+        return Reporter(self._config, session, self._slots, lambda report, told: reported([(report, told)]))
 
     def run(self) -> int:
         """Serve until the pod is to end, and return the runner's exit code."""
@@ -183,13 +191,15 @@ class ReusableRunner:
         self._asked_with_reports += claim is not None
         self._reporter.send(Report(slot.attempt, slot.log, ending, claim))
 
-    def _reported(self, report: Report, told: Told, at: float) -> None:
-        self._reporting -= 1
-        self._asked_with_reports -= report.claim is not None
-        self._shared.heartbeats.drop(report.attempt)
-        if told.problem:
-            say(f"the end of attempt {report.attempt.attempt_id} was not taken: {told.problem}")
-        if told.outcome is not None:
-            self._leaving = self._leaving or told.outcome.leave
-            for attempt in told.outcome.attempts:
-                self._take(attempt, at)
+    def _reported(self, told_each: "Sequence[tuple[Report, Told]]", at: float) -> None:
+        for report, told in told_each:
+            self._reporting -= 1
+            self._asked_with_reports -= 0 if report.claim is None else report.claim.slots
+            self._shared.heartbeats.drop(report.attempt)
+            if told.problem:
+                say(f"the end of attempt {report.attempt.attempt_id} was not taken: {told.problem}")
+        for _, told in told_each:
+            if told.outcome is not None:
+                self._leaving = self._leaving or told.outcome.leave
+                for attempt in told.outcome.attempts:
+                    self._take(attempt, at)

@@ -98,6 +98,8 @@ class FakeRuntime:
             return self._withdraw(body)
         if route == "heartbeat":
             return 200, {"answers": [self._beat(beat["token"]) for beat in body["beats"]]}
+        if route == "ends":
+            return self._ends(token, body)
         attempt = self.attempts.get(token)
         if attempt is None:
             return 401, {"code": "Unauthorized", "message": "no such token"}
@@ -182,6 +184,24 @@ class FakeRuntime:
     def _hand_back(self, attempt: Attempt) -> None:
         attempt.ending = "release"
         self.waiting.append((attempt.claimed.entrypoint, attempt.claimed.source))
+
+    def _ends(self, token: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if token != SESSION:
+            return 401, {"code": "Unauthorized", "message": "no such session"}
+        answers = []
+        for end in body["ends"]:
+            route = "complete" if "complete" in end else "fail"
+            status, answer = self._end(self.attempts[end["token"]], route, end[route])
+            answers.append({"outcome" if status == 200 else "error": answer, "status": status})
+        taken = []
+        with self.changed:
+            if "claim" in body:
+                claim_id, slots = body["claim"]["claimId"], body["claim"].get("slots", 1)
+                self.claims.append(("ends", claim_id, slots))
+                taken = (
+                    [] if any(a.claim_id == claim_id for a in self.attempts.values()) else self._take(claim_id, slots)
+                )
+        return 200, {"ends": answers, "attempts": taken, "leave": self.leave}
 
     def _end(self, attempt: Attempt, route: str, body: dict[str, Any]) -> tuple[int, Any]:
         with self.changed:
