@@ -141,6 +141,21 @@ async def steps_of_a_crowd(world: World, word: str) -> Act:
     return act
 
 
+async def protected_step(world: World, word: str) -> Act:
+    """It begins, its pod is marked, and it ends."""
+    await world.database.fetch("DELETE FROM protection")  # of earlier rounds, whose pods would be released meanwhile
+    await world.database.fetch("UPDATE pod SET protection = NULL")
+    _, attempt = await _running(world, word)
+
+    async def act() -> None:
+        for state in ("running", "succeeded"):
+            step = a_step("a", state=state, protect=True)
+            await world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[step]))
+            await world.marker.mark()
+
+    return act
+
+
 async def log_lines(world: World, word: str) -> Act:
     _, attempt = await _running(world, word)
     lines = [protocol.LogLine(seq=n, stream="stdout", text=f"line {n}") for n in (1, 2, 3)]
@@ -313,7 +328,8 @@ async def projection(world: World, word: str) -> Act:
 ALL: Final[list[Prepare]] = [
     trigger, trigger_with_a_key, trigger_a_key_that_is_taken, trigger_many, triggers_of_a_crowd,
     trigger_that_fills_a_queue, import_of_a_resource, pod_row, end_of_a_pod,
-    claim, withdrawal_of_a_claim, heartbeat, steps, steps_of_a_crowd, log_lines, checkpoint, more_time, large_value,
+    claim, withdrawal_of_a_claim, heartbeat, steps, steps_of_a_crowd, protected_step, log_lines,
+    checkpoint, more_time, large_value,
     wait, suspend, end_of_a_sleep, event, token, token_is_completed, children, completion_with_children, complete, fail,
     fail_for_good, release, lost_attempt, cancel_of_a_queued_run, cancel_of_a_running_run, projection,
 ]  # fmt: skip

@@ -25,7 +25,11 @@ async def effect_of(world: World, prepare: operations.Prepare, word: str, link: 
     async def left() -> object:
         return change(before, await footprint(world.database))
 
-    if prepare in (operations.steps, operations.steps_of_a_crowd):  # their progress is noted behind their back
+    if prepare in (
+        operations.steps,
+        operations.steps_of_a_crowd,
+        operations.protected_step,
+    ):  # their progress is noted behind their back
         await eventually(lambda: _noted(world))
     return await left()
 

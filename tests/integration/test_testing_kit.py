@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -174,6 +174,38 @@ async def crawl(pages: int) -> list[str]:
 
 def test_children_run_for_real(windlass_env: Environment) -> None:
     assert windlass_env.run(crawl, 3).result == ["page 0", "page 1", "page 2"]
+
+
+@task
+def stamp() -> str:
+    return windlass.now().isoformat()
+
+
+@task
+async def now_and_later() -> list[str]:
+    return [windlass.now().isoformat(), await stamp.trigger_and_wait(delay="1d")]
+
+
+def test_a_delayed_child_begins_when_its_time_has_come(windlass_env: Environment) -> None:
+    first, second = windlass_env.run(now_and_later).result
+    assert datetime.fromisoformat(second) - datetime.fromisoformat(first) >= timedelta(days=1)
+
+
+@step(protect=True)
+def charge() -> int:
+    return 1
+
+
+@task
+def charging() -> int:
+    return charge()
+
+
+def test_a_protected_step_waits_for_nobody_in_a_test(
+    windlass_env: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert windlass_env.run(charging).result == 1
+    assert "not marked" not in caplog.text
 
 
 def test_children_are_replaced_by_stubs(windlass_env: Environment) -> None:
