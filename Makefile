@@ -164,7 +164,7 @@ bench: setup postgres ## Measure: local processes, and the cluster if Windlass i
 	$(BIN)/python -m bench
 
 .PHONY: bench-peers
-bench-peers: setup postgres ## Measure beside procrastinate, DBOS and Restate in one run. Needs npm; installs them into .bench/peers.
+bench-peers: setup postgres ## Measure beside procrastinate, DBOS, Restate and Temporal. Needs npm and Go; builds what it lacks.
 	$(BIN)/python -m bench.peers $(PARTS)
 
 .PHONY: bench-soak

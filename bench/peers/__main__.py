@@ -11,14 +11,20 @@ from bench import report
 from bench.local_plane import local_plane
 from bench.peers import warm
 from bench.peers.contestants import Dbos, Ours, dbos_system, postgres_durability, postgres_syncs
+from bench.peers.go_programs import TEMPORAL
 from bench.peers.installed import install, version
 from bench.peers.restate import Restate, restate_system
 from bench.peers.rounds import Round, Series, order
+from bench.peers.temporal import Steps, steps_process, temporal_server
 from tests.support.postgres import PostgresServer, postgres_server
 
 _ROUNDS: Final = int(os.environ.get("WINDLASS_BENCH_ROUNDS", "12"))
 _STEPS: Final = 220
 _WARM_UP: Final = 20
+_CONNECTIONS: Final = 500
+"""Of PostgreSQL: each of Temporal's services keeps some of its own."""
+_NOT_EACH: Final = " local activity"
+"""Of Temporal: results of these are saved when the workflow has to wait for something else, many at once."""
 _ENGINE: Final = {"pool_pre_ping": False}
 """By default DBOS asks before each use of a connection whether the server is there: a round trip more."""
 
@@ -33,7 +39,7 @@ class Contestant(Protocol):
 async def measure(parts: list[str]) -> list[report.Figure]:
     """Measure the parts and return the figures. All who use PostgreSQL use one server."""
     figures = []
-    with postgres_server(fsync=True) as server:
+    with postgres_server(fsync=True, connections=_CONNECTIONS) as server:
         if "steps" in parts:
             figures += await steps(server)
         if "warm" in parts:
@@ -50,6 +56,10 @@ async def steps(server: PostgresServer) -> list[report.Figure]:
         async def dbos(kind: str, engine: dict[str, Any]) -> Dbos:
             return await stack.enter_async_context(dbos_system(server.create_database(), kind, engine))
 
+        temporal = await stack.enter_async_context(temporal_server(server))
+        untuned = await stack.enter_async_context(temporal_server(server, tuned_=False))
+        process = await stack.enter_async_context(steps_process(temporal, "steps"))
+        process_untuned = await stack.enter_async_context(steps_process(untuned, "steps"))
         contestants: dict[str, Contestant] = {
             "ours, sync": Ours(plane, "sync"),
             "ours, async": Ours(plane, "asynchronous"),
@@ -57,6 +67,9 @@ async def steps(server: PostgresServer) -> list[report.Figure]:
             "DBOS, async": await dbos("async", _ENGINE),
             "DBOS as it comes, sync": await dbos("sync", {}),
             "Restate, async": restate,
+            "Temporal, activity": Steps(process, local=False),
+            f"Temporal,{_NOT_EACH}": Steps(process, local=True),
+            "Temporal as it comes, activity": Steps(process_untuned, local=False),
         }
         await _say_durability(server, restate, contestants)
         series = await _rounds(contestants)
@@ -80,26 +93,30 @@ async def _rounds(contestants: dict[str, Contestant]) -> dict[str, Series]:
 
 async def _say_durability(server: PostgresServer, restate: Restate, contestants: dict[str, Contestant]) -> None:
     """Print what each one's storage promises, and how often it really synchronises, which no setting can gloss over."""
-    print("PostgreSQL, for ours and DBOS:", _told(postgres_durability(server.uri())))
+    print("PostgreSQL, for ours, DBOS and Temporal:", _told(postgres_durability(server.uri())))
     print("Restate:", _told(await restate.durability()))
-    for name in ("ours, sync", "DBOS, sync", "Restate, async"):
+    for name in ("ours, sync", "DBOS, sync", "Restate, async", "Temporal, activity", f"Temporal,{_NOT_EACH}"):
         count = restate.syncs if name.startswith("Restate") else partial(postgres_syncs, server.uri())
         before = await count()
         (await contestants[name].round(_STEPS)).check(name, _STEPS)
         after = await count()
         print(f"{name}: {(after - before) / _STEPS:.2f} synchronisations of the log for a step")
-        if after - before < _STEPS:
+        if after - before < _STEPS and not name.endswith(_NOT_EACH):
             raise RuntimeError(f"{name}: not every step reached the disk; the times could not be compared.")
 
 
 def _figures(series: dict[str, Series]) -> list[report.Figure]:
     dbos, restate = f"DBOS {version('dbos')}", f"Restate {version('restate-server')}"
+    temporal = f"Temporal {version('temporal-server')}"
     pairs = [
         ("ours, sync", "DBOS, sync", dbos, "ratio<=0.5"),
         ("ours, async", "DBOS, async", dbos, "ratio<=0.5"),
         ("ours, async", "Restate, async", restate, "ratio<=1.0"),
         ("ours, sync", "Restate, async", f"{restate} (async)", ""),
         ("ours, sync", "DBOS as it comes, sync", f"{dbos} as it comes", ""),
+        ("ours, async", "Temporal, activity", f"{temporal}, activity", ""),
+        ("ours, async", f"Temporal,{_NOT_EACH}", f"{temporal}, local activity (not saved one by one)", ""),
+        ("ours, async", "Temporal as it comes, activity", f"{temporal} as it comes, activity", ""),
     ]
     figures = []
     for ours, theirs, peer, goal in pairs:
@@ -113,8 +130,9 @@ def _told(settings: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Install what is missing, measure, write the figures."""
+    """Install and build what is missing, measure, write the figures."""
     install()
+    TEMPORAL.built()
     report.write(asyncio.run(measure(sys.argv[1:] or ["steps", "warm"])))
 
 

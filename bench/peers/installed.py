@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from bench.peers.go_programs import TEMPORAL
+
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
 _TARGET: Final = ROOT / ".bench" / "peers"
@@ -62,7 +64,9 @@ def restate_server() -> Path:
 
 
 def version(package: str) -> str:
-    """Return the pinned version of a Python package or of Restate's server."""
+    """Return the pinned version of a Python package, or of Restate's or Temporal's server."""
+    if package == "temporal-server":
+        return TEMPORAL.version.removeprefix("v")
     if package == "restate-server":
         return str(next(iter(json.loads((HERE / "package.json").read_text())["optionalDependencies"].values())))
     pins = (HERE / "requirements.txt").read_text().splitlines()

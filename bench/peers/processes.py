@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +69,23 @@ async def piped(python: str, *arguments: str) -> AsyncIterator[Piped]:
             process.send_signal(signal.SIGCONT)
             process.terminate()
         await process.wait()
+
+
+def free_ports(count: int, *, among: Sequence[int] = (0,)) -> list[int]:
+    """Return so many different ports of the loopback interface that nobody listens on.
+
+    Args:
+        count: How many.
+        among: Which; any that the kernel offers, if nothing is said.
+    """
+    with ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        while len(sockets) < count:
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", random.choice(among)))
+                sockets.append(one)
+        return [one.getsockname()[1] for one in sockets]
 
 
 def rest(pids: Sequence[int], *, awake: bool) -> None:

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any, Final
 import aiohttp
 
 from bench.peers.installed import PYTHON, ROOT, restate_server
+from bench.peers.processes import free_ports
 from bench.peers.rounds import Round
 
 _START: Final = 60
@@ -88,7 +88,7 @@ async def restate_system(settings: dict[str, str] | None = None, *, workers: int
         settings: Environment variables of both that differ from the server's defaults.
         workers: Processes of the service.
     """
-    ingress, admin, node, service = (_free_port() for _ in range(4))
+    ingress, admin, node, service = free_ports(4)
     with tempfile.TemporaryDirectory(prefix="windlass-restate-") as name:
         folder = Path(name)
         env = {
@@ -167,9 +167,3 @@ def _get(port: int, path: str) -> str:
 
 def _setting(configuration: str, name: str) -> str:
     return next(line for line in configuration.splitlines() if line.startswith(name)).partition(" = ")[2]
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

@@ -12,6 +12,7 @@ from bench.peers.bursts import Cost, Ended, check, rate, waits
 from bench.peers.contestants import postgres_durability, postgres_syncs
 from bench.peers.effect_table import EffectTable
 from bench.peers.rounds import order
+from bench.peers.temporal import eager, temporal_server, warm
 from bench.peers.warm_figures import Found, figures, table
 from bench.peers.warm_systems import Warm, dbos, procrastinate, restate
 from tests.support.postgres import PostgresServer
@@ -20,7 +21,7 @@ _ROUNDS: Final = int(os.environ.get("WINDLASS_BENCH_WARM_ROUNDS", "6"))
 _ALONE, _PAUSE = 40, 0.04
 """Runs triggered one by one, and the seconds on average between two of them."""
 _RUNS, _CLIENTS = 600, 64
-_AT_ONCE, _STEPS = 100, 20
+_AT_ONCE: Final = 100
 _SYNCED: Final = 100
 """Runs after which the log's synchronisations are counted."""
 _TUNED: Final = {"polling_interval_sec": 0.01}
@@ -31,6 +32,9 @@ _POLLING: Final = {"noop": 0.05, "steps": 0.2}
 async def measure(server: PostgresServer) -> list[report.Figure]:
     """Measure and return the figures."""
     async with AsyncExitStack() as stack:
+        temporal = await stack.enter_async_context(temporal_server(server))
+        untuned = await stack.enter_async_context(temporal_server(server, tuned_=False))
+        cores = os.cpu_count() or 1
         systems = {
             **{name: ours_warm.ours(server, name) for name in ours_warm.there()},
             "procrastinate": procrastinate(server, concurrency=_CLIENTS),
@@ -39,7 +43,11 @@ async def measure(server: PostgresServer) -> list[report.Figure]:
                 server, queue=_TUNED, polling=_POLLING, settings={"db_engine_kwargs": {"pool_pre_ping": False}}
             ),
             "DBOS as it comes": dbos(server, share=0.1),
-            "Restate": restate(workers=os.cpu_count() or 1),
+            "Restate": restate(workers=cores),
+            "Temporal": warm(temporal, "warm", workers=cores),
+            "Temporal, a run is an activity": warm(temporal, "activity", noop="noop_activity", workers=cores, steps=0),
+            "Temporal, eager start, local activities": eager(temporal, "eager"),
+            "Temporal as it comes": warm(untuned, "warm"),
         }
         effects = EffectTable(server.create_database())
         stack.callback(effects.close)
@@ -109,9 +117,10 @@ class _Bench:
         self.found[name].run_costs.append(cost.each(count))
 
     async def _steps(self, name: str) -> None:
-        _, runs, cost = await self._burst(name, "steps", count=_AT_ONCE, at_once=_AT_ONCE, argument=_STEPS)
-        self.found[name].steps.append(rate(runs, _STEPS))
-        self.found[name].step_costs.append(cost.each(_AT_ONCE * _STEPS))
+        each = self._contestants[name].steps
+        _, runs, cost = await self._burst(name, "steps", count=_AT_ONCE, at_once=_AT_ONCE, argument=each)
+        self.found[name].steps.append(rate(runs, each))
+        self.found[name].step_costs.append(cost.each(_AT_ONCE * each))
 
     async def _burst(self, name: str, task: str, **order: float) -> tuple[str, list[Ended], Cost]:
         self._bursts += 1

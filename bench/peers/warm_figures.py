@@ -10,7 +10,12 @@ from bench.peers.bursts import quantile
 from bench.peers.installed import version
 from bench.peers.ours_warm import FORKED, IN_PROCESS, KINDS, NOT_MEASURED
 
-_PACKAGES: Final = {"procrastinate": "procrastinate", "DBOS": "dbos", "Restate": "restate-server"}
+_PACKAGES: Final = {
+    "procrastinate": "procrastinate",
+    "DBOS": "dbos",
+    "Restate": "restate-server",
+    "Temporal": "temporal-server",
+}
 _ALONE: Final = "trigger → first user line, idle worker"
 _RUNS: Final = "no-op runs/s end to end, 64 clients"
 _STEPS: Final = "durable steps/s, 100 concurrent runs"
@@ -120,11 +125,8 @@ def _steps(one: Found) -> list[float]:
 
 def _full(name: str) -> str:
     """Return a contestant's name with its version."""
-    package = next((package for peer, package in _PACKAGES.items() if name.startswith(peer)), None)
-    if package is None:
-        return name
-    peer, _, rest = name.partition(" ")
-    return f"{peer} {version(package)}{' ' + rest if rest else ''}"
+    peer = next((peer for peer in _PACKAGES if name.startswith(peer)), None)
+    return f"{peer} {version(_PACKAGES[peer])}{name.removeprefix(peer)}" if peer else name
 
 
 def _spread(values: Sequence[float]) -> str:

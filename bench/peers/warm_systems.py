@@ -16,6 +16,7 @@ from bench.peers.restate import Restate, restate_system
 from tests.support.postgres import PostgresServer
 
 _CLIENTS: Final = 64
+STEPS: Final = 20
 _LOG: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8"
 """How many bytes of log the server has written; only one contestant works at a time."""
 
@@ -32,7 +33,7 @@ class Warm:
             may not.
         server: PostgreSQL, if it uses that.
         restate: The server, if it is Restate.
-        steps: Whether it has durable steps.
+        steps: Durable steps that it does in each of its runs of the row of steps; none, if it has no steps.
         share: Of the runs of a burst that it gets: what takes a second for each run would take minutes otherwise.
     """
 
@@ -42,7 +43,7 @@ class Warm:
     pauses: bool = True
     server: PostgresServer | None = None
     restate: Restate | None = None
-    steps: bool = True
+    steps: int = STEPS
     share: float = 1.0
 
     def turn(self, *, begins: bool) -> None:
@@ -80,7 +81,7 @@ async def procrastinate(server: PostgresServer, *, concurrency: int | None, work
         running = [await stack.enter_async_context(piped(THEIRS, *names)) for _ in range(workers)]
         client_order = json.dumps({**order, "pool": _CLIENTS // 4})
         client = await stack.enter_async_context(piped(THEIRS, names[0], "client", client_order))
-        yield Warm(effects, client, [one.pid for one in running], server=server, steps=False)
+        yield Warm(effects, client, [one.pid for one in running], server=server, steps=0)
 
 
 @asynccontextmanager

@@ -42,8 +42,9 @@ def binaries() -> Path:
 class PostgresServer:
     """One server process on a free port of the loopback interface."""
 
-    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = False, connections: int = 200) -> None:
         self.folder = folder
+        self.connections = connections
         self.port = _free_port()
         self.fsync = fsync
         # initdb and postgres refuse to run as root; every Debian with a server has this user.
@@ -79,7 +80,14 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = ["-c", f"port={self.port}", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+        options = [
+            "-c",
+            f"port={self.port}",
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            f"max_connections={self.connections}",
+        ]
         options += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_wal_size=2GB"]
         if not self.fsync:
             options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
@@ -158,12 +166,14 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres_server(*, fsync: bool = False, follows: PostgresServer | None = None) -> Iterator[PostgresServer]:
+def postgres_server(
+    *, fsync: bool = False, follows: PostgresServer | None = None, connections: int = 200
+) -> Iterator[PostgresServer]:
     """Run a server for the duration of the block: an empty one, or a standby of another."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) and not fsync else None
     folder = Path(tempfile.mkdtemp(prefix="windlass-pg-", dir=base))
     folder.chmod(0o755)
-    server = PostgresServer(folder, fsync=fsync)
+    server = PostgresServer(folder, fsync=fsync, connections=connections)
     try:
         if follows is None:
             server.init()
