@@ -12,12 +12,14 @@ from bench.peers.bursts import Cost, Ended, check, rate, waits
 from bench.peers.contestants import postgres_durability, postgres_syncs
 from bench.peers.effect_table import EffectTable
 from bench.peers.rounds import order
-from bench.peers.temporal import eager, temporal_server, warm
+from bench.peers.temporal import Temporal, eager, temporal_server, warm
 from bench.peers.warm_figures import Found, figures, table
 from bench.peers.warm_systems import Warm, dbos, procrastinate, restate
 from tests.support.postgres import PostgresServer
 
 _ROUNDS: Final = int(os.environ.get("WINDLASS_BENCH_WARM_ROUNDS", "6"))
+_ONLY: Final = tuple(filter(None, os.environ.get("WINDLASS_BENCH_ONLY", "").split(";")))
+"""Beginnings of names: only these take part. A look at one peer need not wait for all."""
 _ALONE, _PAUSE = 40, 0.04
 """Runs triggered one by one, and the seconds on average between two of them."""
 _RUNS, _CLIENTS = 600, 64
@@ -32,9 +34,8 @@ _POLLING: Final = {"noop": 0.05, "steps": 0.2}
 async def measure(server: PostgresServer) -> list[report.Figure]:
     """Measure and return the figures."""
     async with AsyncExitStack() as stack:
-        temporal = await stack.enter_async_context(temporal_server(server))
-        untuned = await stack.enter_async_context(temporal_server(server, tuned_=False))
         cores = os.cpu_count() or 1
+        temporal, untuned = await _temporal(stack, server)
         systems = {
             **{name: ours_warm.ours(server, name) for name in ours_warm.there()},
             "procrastinate": procrastinate(server, concurrency=_CLIENTS),
@@ -53,6 +54,8 @@ async def measure(server: PostgresServer) -> list[report.Figure]:
         stack.callback(effects.close)
         contestants: dict[str, Warm] = {}
         for name, system in systems.items():
+            if _ONLY and not name.startswith(_ONLY):
+                continue
             contestants[name] = await stack.enter_async_context(system)
             contestants[name].turn(begins=False)
         bench = _Bench(contestants, effects)
@@ -61,6 +64,11 @@ async def measure(server: PostgresServer) -> list[report.Figure]:
             await bench.round(number)
     print(*table(bench.found), sep="\n")
     return figures(bench.found)
+
+
+async def _temporal(stack: AsyncExitStack, server: PostgresServer) -> list[Temporal]:
+    """Start a tuned server, and one that is as it comes."""
+    return [await stack.enter_async_context(temporal_server(server, tuned_=tuned)) for tuned in (True, False)]
 
 
 class _Bench:
