@@ -9,6 +9,9 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
+
 from windlass_operator.ledger import queues
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
@@ -55,6 +58,17 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Locked:
+    """What decides on claims for runs of a key."""
+
+    pods: dict[UUID, LockedPod]
+    held: list[dict[str, Any]]
+    """See :func:`attempts_of_pods`."""
+    queues: list[dict[str, Any]]
+    """In which runs of the key wait, not locked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook:
     """What there is for those who wait for the runs of a key."""
 
@@ -74,6 +88,24 @@ async def lock_pods(connection: Connection, ids: Collection[UUID]) -> dict[UUID,
     """Lock the pods that ask for work and return them by their ids."""
     rows = await (await connection.execute(_SQL["lock_pods"], {"ids": list(ids)})).fetchall()
     return {row["id"]: _pod(row) for row in rows}
+
+
+async def lock_all(connection: Connection, pod_key: str, claims: Sequence[tuple[UUID, str]]) -> Locked:
+    """Lock the pods that ask for runs of a key, and return what decides on their claims. One round trip.
+
+    Args:
+        connection: The transaction.
+        pod_key: Of the pods.
+        claims: A pod and a claim id each.
+    """
+    async with connection.pipeline():
+        await connection.plan_once()
+        pods = await connection.execute(_SQL["lock_pods"], {"ids": list({pod_id for pod_id, _ in claims})})
+        held = await _attempts_of_pods(connection, claims)  # a statement of its own: it sees what the locks waited for
+        waiting = await queues.of_key(connection, pod_key)
+        return Locked(
+            {row["id"]: _pod(row) for row in await pods.fetchall()}, await held.fetchall(), await waiting.fetchall()
+        )
 
 
 def _pod(row: dict[str, Any]) -> LockedPod:
@@ -104,12 +136,16 @@ async def attempts_of_pods(connection: Connection, claims: Sequence[tuple[UUID, 
     Returns:
         ``pod_id``, ``id``, ``claim_id`` and ``open`` of each attempt.
     """
+    return await (await _attempts_of_pods(connection, claims)).fetchall()
+
+
+async def _attempts_of_pods(connection: Connection, claims: Sequence[tuple[UUID, str]]) -> AsyncCursor[DictRow]:
     parameters = {
         "ids": list({pod_id for pod_id, _ in claims}),
         "pods": [pod_id for pod_id, _ in claims],
         "claims": [claim_id for _, claim_id in claims],
     }
-    return await (await connection.execute(_SQL["attempts_of_pods"], parameters)).fetchall()
+    return await connection.execute(_SQL["attempts_of_pods"], parameters)
 
 
 async def note_claims(connection: Connection, noted: Sequence[tuple[UUID, str, bytes | None]]) -> None:
@@ -130,11 +166,24 @@ async def renew_tokens(connection: Connection, tokens: Sequence[tuple[UUID, byte
     return {row["id"] for row in rows}
 
 
-async def take(connection: Connection, pod_key: str, places: Sequence[Place], lease: timedelta) -> int:
-    """Open attempts for runs of a pod key that may start, in the order of ``places``. Returns how many."""
-    free = await queues.admit(connection, pod_key, len(places))
+async def take(
+    connection: Connection, pod_key: str, waiting: Sequence[dict[str, Any]], places: Sequence[Place], lease: timedelta
+) -> list[dict[str, Any]]:
+    """Open attempts for runs of a pod key that may start, in the order of ``places``.
+
+    Args:
+        connection: The transaction.
+        pod_key: Of the pods.
+        waiting: The queues in which runs of the key wait, as they were seen without a lock.
+        places: Where attempts can be opened.
+        lease: Of the new attempts.
+
+    Returns:
+        What runners need of the attempts that were opened, as :func:`claimed` does.
+    """
+    free = await queues.admit(connection, waiting, len(places))
     if not free:
-        return 0
+        return []
     parameters = {
         "pod_key": pod_key,
         "n": len(places),
@@ -146,9 +195,10 @@ async def take(connection: Connection, pod_key: str, places: Sequence[Place], le
         "claims": [place.claim_id for place in places],
         "lease": lease,
     }
-    row = await (await connection.execute(_SQL["claim_runs"], parameters)).fetchone()
-    assert row is not None, "a count always has a row"
-    return int(row["n"])
+    async with connection.pipeline():
+        await connection.execute(_SQL["claim_runs"], parameters)
+        opened = await connection.execute(_SQL["claimed_attempts"], {"ids": parameters["ids"]})
+        return await opened.fetchall()
 
 
 async def pods_claimed(connection: Connection, ids: Collection[UUID]) -> None:

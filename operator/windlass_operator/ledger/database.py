@@ -45,6 +45,7 @@ LOST_LINK: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 """When the kernel gives up a connection whose other end has vanished; its own idea of that is a quarter of an hour."""
+_PLAN_ONCE: Final = "SET LOCAL plan_cache_mode = force_generic_plan"
 _KIND: Final = {False: "statement", True: "transaction"}
 _SECONDS: Final = {flag: metrics.LEDGER_SECONDS.labels(kind) for flag, kind in _KIND.items()}
 _FAILURES: Final = {flag: metrics.LEDGER_FAILURES.labels(kind) for flag, kind in _KIND.items()}
@@ -72,6 +73,14 @@ class Connection(AsyncConnection[DictRow]):
 
     startable: Counter[str]
     """What the transaction lets start, by pod key, for those who wait for that. A hint, told when it has committed."""
+
+    async def plan_once(self) -> None:
+        """Let the server use its plans for the statements of this transaction again, whatever their parameters are.
+
+        Of statements that take lists it would think each time that a plan for this very list is cheaper, and making one
+        costs more than all the rest. Only for statements whose plan is the same for all parameters.
+        """
+        await self.execute(_PLAN_ONCE)
 
     def may_start(self, pod_key: str, runs: int = 1) -> None:
         """Note that so many runs of a pod key may start once the transaction has committed; 0: some, later."""

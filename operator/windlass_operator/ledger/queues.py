@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
+
 from windlass_operator.domain.errors import QueueFullError
 from windlass_operator.domain.gates import QueueFacts
 from windlass_operator.domain.project import Project
@@ -27,13 +30,22 @@ class Limits:
     max_length: int | None
 
 
-async def admit(connection: Connection, pod_key: str, n: int) -> dict[int, int]:
-    """Return how many runs of a pod key a claim may take from each of its queues, at most ``n``.
+async def of_key(connection: Connection, pod_key: str) -> AsyncCursor[DictRow]:
+    """Ask for the queues in which runs of a pod key wait. :func:`admit` needs the rows."""
+    return await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key})
+
+
+async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]], n: int) -> dict[int, int]:
+    """Return how many runs a claim may take from each of its key's queues, at most ``n``.
 
     A queue with a limit stays locked until the transaction ends, so that two claims never take the same slot. One that
     is full as it is seen without the lock is left alone: what frees a slot also wakes the claims.
+
+    Args:
+        connection: The transaction.
+        rows: Of :func:`of_key`.
+        n: Runs at most.
     """
-    rows = await (await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key})).fetchall()
     seen = {row["id"]: _facts(row, row["running"]) for row in rows}
     limited = [queue_id for queue_id, facts in seen.items() if facts.concurrency is not None and facts.free()]
     if limited:

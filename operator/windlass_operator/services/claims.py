@@ -136,25 +136,23 @@ class ClaimService:
 
         A repeat is answered with the same attempts, with new tokens. An answer says why it is empty.
         """
-        opened: list[dict[str, object]] = []
+        opened: list[dict[str, Any]] = []
 
         async def work(connection: Connection) -> list[Answer]:
-            batch = _Batch(asks, await claims.lock_pods(connection, {ask.pod_id for ask in asks}))
-            rows = await claims.attempts_of_pods(connection, batch.claims()) if batch.claims() else []
-            batch.sort_out(rows)
+            locked = await claims.lock_all(connection, pod_key, [(ask.pod_id, ask.claim_id) for ask in asks])
+            batch = _Batch(asks, locked.pods)
+            batch.sort_out(locked.held)
             renewed = set()
             if batch.held:
                 tokens = [(attempt_id, token_hash(batch.secrets[attempt_id])) for attempt_id in batch.held]
                 # One that ended since we looked is nobody's any more: no runner must begin what has been done.
                 renewed = await claims.renew_tokens(connection, tokens, config.FIRST_LEASE)
             places = batch.places()
-            new = places[: await claims.take(connection, pod_key, places, config.FIRST_LEASE)] if places else []
-            await batch.note(connection, {place.pod_id for place in new})
+            new = await claims.take(connection, pod_key, locked.queues, places, config.FIRST_LEASE) if places else []
+            opened[:] = new
+            await batch.note(connection, {row["pod_id"] for row in new})
             took = {**{i: index for i, index in batch.held.items() if i in renewed}, **batch.taken(new)}
-            opened.clear()
-            for row in await claims.claimed(connection, list(took)) if took else []:
-                if row["id"] not in renewed:
-                    opened.append(row)
+            for row in [*(await claims.claimed(connection, list(renewed)) if renewed else []), *new]:
                 token = f"{row['id']}.{batch.secrets[row['id']]}"
                 batch.answers[took[row["id"]]].attempts.append(await describe(connection, row, token, self._record))
             return batch.answers
@@ -243,10 +241,6 @@ class _Batch:
         if pod.session_hash != hashed:
             self._notes[pod.id] = (pod.id, ask.claim_id, hashed)
 
-    def claims(self) -> list[tuple[UUID, str]]:
-        """Return pod and claim id of the questions that are not refused."""
-        return [(ask.pod_id, ask.claim_id) for ask, a in zip(self._asks, self.answers, strict=True) if a.error is None]
-
     def sort_out(self, rows: Sequence[dict[str, Any]]) -> None:
         """Find which questions were asked before, and how much the others may take."""
         self._open = Counter(row["pod_id"] for row in rows if row["open"])
@@ -277,9 +271,9 @@ class _Batch:
                     places.append(Place(attempt_id, token_hash(secret), ask.pod_id, ask.claim_id))
         return places
 
-    def taken(self, places: Sequence[Place]) -> dict[UUID, int]:
+    def taken(self, opened: Sequence[dict[str, Any]]) -> dict[UUID, int]:
         """Return the attempts that were opened, each with the position of its question."""
-        return {place.id: self._places[place.id] for place in places}
+        return {row["id"]: self._places[row["id"]] for row in opened}
 
     async def note(self, connection: Connection, took: set[UUID]) -> None:
         """Write what has become of the pods, as far as it is news; and what the answers say of it."""

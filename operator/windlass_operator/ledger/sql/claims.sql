@@ -91,7 +91,7 @@ UPDATE pod SET idle_since = ledger_now() WHERE id = ANY(%(ids)s) AND idle_since 
 
 -- name: claimed_attempts
 -- What a runner needs. `history`: whether the run has steps at all; most have none when they begin.
-SELECT a.id, a.number, a.started_at, run.available_at, run.id AS run_id, run.task, run.payload, run.payload_sha256, run.payload_size, run.running_ms,
+SELECT a.id, a.pod_id, a.number, a.started_at, run.available_at, run.id AS run_id, run.task, run.payload, run.payload_sha256, run.payload_size, run.running_ms,
        run.timeout_added_ms, a.timeout_added_ms AS attempt_added_ms,
        (extract(epoch FROM run.deadline_at - a.started_at) * 1000)::bigint AS deadline_ms, c.state AS checkpoint,
        c.state_sha256 AS checkpoint_sha256, c.state_size AS checkpoint_size,
