@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +23,8 @@ from windlass_runner.config import arm_failpoints
 class Child:
     """What a child gets: a file with its attempt, and the write ends of three pipes."""
 
-    body: int
+    body: int | None
+    """None for one that was forked ahead of need: then ``result`` is a socket, and the file comes from there."""
     stdout: int
     stderr: int
     result: int
@@ -53,11 +56,15 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
             from windlass_runner import sharing
 
             sharing.prepare_child()
+            if child.body is None and not select.select([child.result], [], [], 0)[0]:
+                # Pages that we share with the zygote are copied now, and not when there is an attempt.
+                sharing.rehearse_once()
         signal.signal(signal.SIGUSR1, lambda *_: execution.request_cancel())
         signal.signal(signal.SIGUSR2, lambda *_: execution.request_stop())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        body = _wait(child.result) if child.body is None else child.body
         try:
-            finished = _run(child, problem)
+            finished = _run(child, body, problem)
         except AttemptClosedError:
             finished = execution.Finished()
         if os.getpid() != us:
@@ -66,6 +73,17 @@ def run_child(child: Child, problem: protocol.Failure | None) -> NoReturn:
         code = exit_codes.USER_FAILURE if finished.fail else exit_codes.DONE
     finally:
         os._exit(code)
+
+
+def _wait(descriptor: int) -> int:
+    """Return the file with the attempt of a child that was forked ahead of need."""
+    channel = socket.socket(fileno=descriptor)
+    body, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    if not body:  # nobody needs us any more
+        os._exit(exit_codes.DONE)
+    os.lseek(descriptors[0], 0, os.SEEK_SET)  # process 1 sees by this that the attempt is ours
+    channel.detach()
+    return descriptors[0]
 
 
 def _report(child: Child, finished: execution.Finished) -> None:
@@ -92,9 +110,9 @@ def _flush() -> None:
             stream.flush()
 
 
-def _run(child: Child, problem: protocol.Failure | None) -> execution.Finished:
+def _run(child: Child, body: int, problem: protocol.Failure | None) -> execution.Finished:
     arm_failpoints("child")
-    attempt = _attempt(child.body)
+    attempt = _attempt(body)
     if problem is not None:
         return execution.Finished(fail=protocol.FailRequest(failure=problem))
     if attempt.traceparent is not None:

@@ -80,7 +80,7 @@ class ReusableRunner:
         if isinstance(starter, Zygote):
             from windlass_runner.zygotes import Zygotes
 
-            return Zygotes(self._shared, starter, self._running)
+            return Zygotes(self._shared, starter, self._running, self._slots)
         from windlass_runner.workers import Workers
 
         return Workers(self._shared, starter, self._slots)

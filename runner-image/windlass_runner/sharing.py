@@ -62,11 +62,8 @@ def stand_aside() -> None:
 def _rehearse(function: Callable[..., object]) -> None:
     """Run attempts of nothing. What Python and its libraries find out only once is then known to all children."""
     child.OUTPUTS[:] = child.open_outputs()
-    task: Task[Any, Any] = Task(function, None, {})
     for _ in range(_REHEARSALS):
-        attempt = msgspec.json.decode(msgspec.json.encode(_EMPTY), type=protocol.ClaimedAttempt)
-        finished = execution.execute(task, attempt, HttpTransport(os.environ["WINDLASS_URL"], attempt.token))
-        outcome.encode(finished.complete, finished.fail)
+        rehearse_once(function)
 
 
 def _nothing(value=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - without annotations pydantic is not needed
@@ -79,6 +76,14 @@ async def _nothing_async(value=None):  # type: ignore[no-untyped-def]  # noqa: A
 
 def _typed(value: int | str) -> int | str:  # plain types would not need pydantic
     return value
+
+
+def rehearse_once(function: Callable[..., object] = _nothing) -> None:
+    """Run an attempt of nothing."""
+    attempt = msgspec.json.decode(msgspec.json.encode(_EMPTY), type=protocol.ClaimedAttempt)
+    task: Task[Any, Any] = Task(function, None, {})
+    finished = execution.execute(task, attempt, HttpTransport(os.environ["WINDLASS_URL"], attempt.token))
+    outcome.encode(finished.complete, finished.fail)
 
 
 _EMPTY: Final = protocol.ClaimedAttempt(

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -90,7 +91,9 @@ class Slot:
 
     def start(self) -> None:
         """Let the code be started."""
-        body = msgspec.json.encode(self.attempt)
+        self._begin(msgspec.json.encode(self.attempt))
+
+    def _begin(self, body: bytes) -> None:
         self._result_fd = self._open_pipes(body, 3)[2]
         self._loop.watch(self._result_fd, self._read_result)
 
@@ -100,10 +103,13 @@ class Slot:
         self.starter.start(self.attempt.attempt_id, self.module, body, [write for _, write in pipes])
         for read, _ in pipes:
             os.set_blocking(read, False)
-        for (read, _), stream in zip(pipes, STREAMS, strict=False):
+        self._add_outputs([read for read, _ in pipes])
+        return [read for read, _ in pipes]
+
+    def _add_outputs(self, reads: Sequence[int]) -> None:
+        for read, stream in zip(reads, STREAMS, strict=False):
             self.add_stream(read, stream)
             self._waited_for.add(read)
-        return [read for read, _ in pipes]
 
     def add_stream(self, read: int, stream: protocol.LogStream) -> None:
         """Take what comes from a descriptor, which does not block, for the attempt's output."""

@@ -3,8 +3,11 @@
 Talks with process 1 over a socket (file descriptor 3) that keeps messages apart, in JSON:
 
 - in: ``{"preload": module or null}``; ``{"warm": true}``; ``{"start": id, "module": module or null, "fresh": bool}``
-  with four descriptors: a file with the attempt, and the write ends of the child's output, its errors and its result
-- out: ``{"ready": true}``; of one attempt, ``{"id": …}`` with ``"importing": module``, ``"pid": …``, or
+  with four descriptors: a file with the attempt, and the write ends of the child's output, its errors and its result;
+  ``{"ahead": number}``: fork so many children that wait for an attempt
+- out: ``{"spare": process}`` of each of these, with a socket at which it waits and which its result comes from, and
+  the read ends of its output and its errors; ``{"imported": module}``: who is forked from now on has it;
+  ``{"ready": true}``; of one attempt, ``{"id": …}`` with ``"importing": module``, ``"pid": …``, or
   ``"exit": wait status``; ``{"threads": module}``: it has started threads, so this zygote forks no more
 
 It never reads an attempt: what it has read, every later child would have in its memory, and an attempt has a token.
@@ -18,7 +21,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,11 +29,13 @@ import msgspec
 from windlass import execution, protocol
 from windlass.errors import LoadError
 from windlass_runner.child import BODY, Child, run_child
-from windlass_runner.zygote_channel import LONGEST, SOCKET
+from windlass_runner.zygote_channel import LONGEST, SOCKET, SPARE
 
 _THREADS: Final = (
     b"windlass: the module starts threads when it is imported, so each attempt runs in a fresh interpreter.\n"
 )
+_IDLE: Final = 2
+"""Milliseconds without a message after which we prepare a little more: attempts that are there go first."""
 _LOOK_AGAIN: Final = 20
 """Milliseconds between two looks for ended children, on a kernel that has no descriptors for processes."""
 
@@ -65,12 +70,14 @@ class ZygoteServer:
         self._reused = False
         """We fork for many attempts."""
         self._preparations: list[Callable[[], object]] = []
+        self._ahead = 0
+        """Children to be forked ahead of need, once we are prepared."""
 
     def run(self) -> None:
         """Serve until the other end is closed."""
         while True:
             blind = any(descriptor < 0 for descriptor in self._children)
-            ready = self._poll.poll(0 if self._preparations else _LOOK_AGAIN if blind else None)
+            ready = self._poll.poll(_IDLE if self._preparations else _LOOK_AGAIN if blind else None)
             if not ready and self._preparations:
                 self._preparations.pop(0)()
                 if not self._preparations:
@@ -80,6 +87,8 @@ class ZygoteServer:
                     self._reap(descriptor)
                 elif not self._serve():
                     return
+            if not self._preparations:
+                self._fork_ahead()
             if blind:
                 for key in [key for key in self._children if key < 0]:
                     self._reap(key)
@@ -94,6 +103,8 @@ class ZygoteServer:
         elif "warm" in message:
             self._reused = True
             self._prepare()
+        elif "ahead" in message:
+            self._ahead += message["ahead"]
         else:
             self._preload(message["preload"])
         return True
@@ -147,18 +158,49 @@ class ZygoteServer:
                 return error.failure
         self._modules.add(module)
         self._settle()
+        if self._reused and threading.active_count() == 1:
+            self._say({"imported": module})
         return None
 
     def _fork(self, descriptors: list[int], problem: protocol.Failure | None) -> int:
         pid = os.fork()
         if pid == 0:
-            self._channel.close()
-            for descriptor in self._children:
-                if descriptor >= 0:
-                    os.close(descriptor)
+            self._let_go()
             body, stdout, stderr, result = descriptors
             run_child(Child(body, stdout, stderr, result, reused=self._reused), problem)
         return pid
+
+    def _let_go(self) -> None:
+        """Close, in a child, what is ours."""
+        self._channel.close()
+        for descriptor in self._children:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _fork_ahead(self) -> None:
+        while self._ahead and threading.active_count() == 1:
+            self._ahead -= 1
+            with contextlib.suppress(
+                OSError
+            ):  # no process or descriptor is left: an attempt that needs one will say so
+                self._fork_spare()
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair()
+        outputs = [os.pipe(), os.pipe()]
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._let_go()
+                ours.close()
+                for read, _ in outputs:
+                    os.close(read)
+                run_child(Child(None, outputs[0][1], outputs[1][1], theirs.detach(), reused=True), self._problem)
+            self._watch(pid, f"{SPARE}{pid}")
+            self._say({"spare": pid}, [ours.fileno(), *(read for read, _ in outputs)])
+        finally:
+            for descriptor in (ours.detach(), theirs.detach(), *outputs[0], *outputs[1]):
+                os.close(descriptor)
 
     def _watch(self, pid: int, name: str) -> None:
         try:
@@ -183,8 +225,11 @@ class ZygoteServer:
             os.close(descriptor)
         self._say({"id": name, "exit": status})
 
-    def _say(self, message: dict[str, Any]) -> None:
-        self._channel.sendall(msgspec.json.encode(message))
+    def _say(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        if descriptors:
+            socket.send_fds(self._channel, [msgspec.json.encode(message)], descriptors)
+        else:
+            self._channel.sendall(msgspec.json.encode(message))
 
 
 def _flush() -> None:

@@ -3,6 +3,7 @@
 Imported before everything else, so it imports nothing that costs: msgspec only when there is something to say.
 """
 
+import array
 import contextlib
 import os
 import signal
@@ -13,6 +14,10 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from windlass_runner.zygote_channel import LONGEST, SOCKET
+
+TYPE_CHECKING = False  # as in the SDK
+if TYPE_CHECKING:
+    from windlass_runner.spares import Spares
 
 _UNTIL_DEAD: Final = 0.5
 
@@ -29,6 +34,7 @@ class Zygote:
         ready: Whether it has imported what it was to preload.
         status: Its wait status, once somebody has waited for it.
         fresh: Modules whose attempts get an interpreter of their own instead of a fork.
+        spares: Children that it has forked ahead, where it forks many.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -44,6 +50,7 @@ class Zygote:
         self.ready = False
         self.status: int | None = None
         self.fresh: Collection[str] = ()
+        self.spares: Spares | None = None
         self._files: dict[str, int] = {}
         """Attempts whose child has not been heard of."""
         self._unsent: list[tuple[bytes, list[int]]] = []
@@ -64,6 +71,10 @@ class Zygote:
         """Let the zygote import what most attempts need, because it will fork many of them."""
         self._say({"warm": True})
 
+    def fork_ahead(self, count: int) -> None:
+        """Let the zygote fork children that wait for attempts."""
+        self._say({"ahead": count})
+
     def start(self, name: str, module: str | None, attempt: bytes, descriptors: list[int]) -> None:
         """Let the zygote start a child. Never waits for it.
 
@@ -76,7 +87,7 @@ class Zygote:
         import msgspec
 
         head = {"start": name, "module": module, "fresh": module in self.fresh}
-        file = _file_of(attempt)
+        file = file_of(attempt)
         self._files[name] = os.dup(file)
         self._send(msgspec.json.encode(head), [file, *descriptors])
 
@@ -103,7 +114,7 @@ class Zygote:
         while self._unsent:
             message, descriptors = self._unsent[0]
             try:
-                socket.send_fds(self.socket, [message], descriptors, socket.MSG_DONTWAIT)
+                _send(self.socket, message, descriptors)
             except BlockingIOError:
                 return
             except OSError:  # it has ended, as the next read shows
@@ -120,16 +131,18 @@ class Zygote:
         with contextlib.suppress(BlockingIOError):
             while len(messages) < 64:
                 try:
-                    body = self.socket.recv(LONGEST, socket.MSG_DONTWAIT)
-                except ConnectionError:
-                    body = b""
+                    body, descriptors = _receive(self.socket)
+                except ConnectionResetError:
+                    continue  # it died with something unread; that is said once, and before what it has said itself
                 if not body:
                     return messages or None
                 message = msgspec.json.decode(body)
                 self.ready = self.ready or "ready" in message
                 if "pid" in message:
                     self._forget_file(message.get("id"))
-                messages.append(message)
+                heard = message if self.spares is None else self.spares.heard(message, descriptors)
+                if heard is not None:
+                    messages.append(heard)
         self._send_what_fits()
         return messages
 
@@ -160,10 +173,34 @@ class Zygote:
         self._unsent.clear()
         for name in list(self._files):
             self._forget_file(name)
+        if self.spares is not None:
+            self.spares.dismiss()
         self.socket.close()
 
 
-def _file_of(data: bytes) -> int:
+_RIGHTS: Final = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+_MOST_DESCRIPTORS: Final = 3
+_INT: Final = 4
+
+
+def _send(channel: socket.socket, message: bytes, descriptors: Collection[int]) -> None:
+    # Not send_fds(): that of Python 3.11 ignores its flags, and would wait.
+    rights = [(*_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    channel.sendmsg([message], rights, socket.MSG_DONTWAIT)
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    # Not recv_fds(), as above. Descriptors are not to be inherited: another zygote would hold the pipes of this one's
+    # children open.
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    body, rights, _, _ = channel.recvmsg(LONGEST, socket.CMSG_SPACE(_MOST_DESCRIPTORS * _INT), flags)
+    found = array.array("i")
+    for _, _, data in rights:
+        found.frombytes(data)
+    return body, list(found)
+
+
+def file_of(data: bytes) -> int:
     """Return a file in memory that holds the data, for a process that reads it by position."""
     descriptor = os.memfd_create("attempt")
     rest = memoryview(data)

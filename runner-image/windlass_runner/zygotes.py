@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from windlass import protocol
 from windlass_runner.config import user_environment
@@ -18,6 +18,7 @@ from windlass_runner.logs import Lines, Redactor
 from windlass_runner.pooled_slot import PooledSlot
 from windlass_runner.shared import Shared
 from windlass_runner.slot import UNKNOWN_EXIT, Slot
+from windlass_runner.spares import Spares
 from windlass_runner.zygote_process import Zygote
 
 SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, see prctl(2)
@@ -32,15 +33,17 @@ class Zygotes:
         shared: What the runner has.
         first: The zygote that was started with the pod.
         running: The attempts that run, by id. The runner's own; changed by it.
+        slots: Attempts at once.
 
     Attributes:
         current: Serves new attempts.
         broken: Zygotes end before they are ready, one after the other: there is no use in going on.
     """
 
-    def __init__(self, shared: Shared, first: Zygote, running: Mapping[str, Slot]) -> None:
+    def __init__(self, shared: Shared, first: Zygote, running: Mapping[str, Slot], slots: int) -> None:
         self._shared = shared
-        self._running = running
+        self._running = cast("Mapping[str, PooledSlot]", running)  # we have made each of them
+        self._slots = slots
         self._threaded: set[str] = set()
         """Modules that start threads when they are imported: none of our zygotes imports them again."""
         self._old: list[Zygote] = []
@@ -61,8 +64,14 @@ class Zygotes:
         return PooledSlot(self._shared, self.current, attempt, claimed_at=claimed_at)
 
     def check(self, now: float) -> float:
-        """Do what is due, which is nothing; return when to look again."""
-        return now + _LOOK
+        """Let children be forked that are missing; return the monotonic time at which to look again."""
+        spares = self.current.spares
+        if spares is None or not self.current.ready:
+            return now + _LOOK
+        missing, again = spares.missing(now, self._slots, len(self._running))
+        if missing:
+            self.current.fork_ahead(missing)
+        return min(again, now + _LOOK)
 
     def _renew(self) -> None:
         zygote = Zygote(user_environment(os.environ))
@@ -72,6 +81,7 @@ class Zygotes:
 
     def _serve_with(self, zygote: Zygote) -> None:
         zygote.fresh = self._threaded
+        zygote.spares = Spares()
         zygote.warm()
         self._shared.loop.watch(zygote.socket.fileno(), lambda _: self._read(zygote))
         for read, output in zip(zygote.outputs, (sys.stdout, sys.stderr), strict=True):
@@ -103,7 +113,10 @@ class Zygotes:
     def _pass_on(self, zygote: Zygote, message: dict[str, Any]) -> None:
         slot = self._running.get(message["id"])
         if slot is not None and slot.starter is zygote:
-            slot.told(message)
+            if "exit" in message and slot.never_began():
+                slot.begin_again(self.current)
+            else:
+                slot.told(message)
         elif "pid" in message:
             _kill(message["pid"])  # it was given up before it began
         if "exit" in message:
@@ -114,6 +127,8 @@ class Zygotes:
         self._threaded.add(module)
         if zygote is self.current:
             self._old.append(zygote)
+            if zygote.spares is not None:
+                zygote.spares.dismiss()
             self._renew()
 
     def release(self, slot: Slot) -> None:
@@ -138,6 +153,7 @@ class Zygotes:
         for slot in mine:
             if slot.pid is not None:
                 if not _is_our_child(slot.pid):  # it had ended before, and nobody is left who knows how
+                    waiting += [slot] * slot.never_began()
                     slot.exited(UNKNOWN_EXIT)
             elif zygote.has_taken(slot.attempt.attempt_id):
                 slot.starter_ended()
@@ -150,7 +166,7 @@ class Zygotes:
             self.broken = self._stillborn >= _MOST_STILLBORN
             self._renew()
         for slot in waiting:
-            slot.restart(self.current)
+            slot.begin_again(self.current)
 
     def reap(self) -> None:
         """Take note of all children of this process that have ended."""
@@ -164,7 +180,10 @@ class Zygotes:
                         zygote.status = status
                 for slot in self._running.values():
                     if slot.pid == pid and not slot.ended:
-                        slot.exited(status)
+                        if slot.never_began():
+                            slot.begin_again(self.current)
+                        else:
+                            slot.exited(status)
 
     def _kill_strangers(self) -> None:
         """End what attempts have left behind in sessions of its own: when its child had ended, it became ours."""

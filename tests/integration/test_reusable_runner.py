@@ -98,8 +98,18 @@ def is_gone(pid: int) -> bool:
     """Return whether a process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def spares_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the children that wait for attempts, once there are four and process 1 has heard of all of them."""
+    children = [pid for pid in descendants(zygote_of(process))[1:] if not is_gone(pid)]
+    waiting = [pid for pid in children if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"]
+    folder = Path(f"/proc/{process.pid}/fd")
+    pipes = sum(os.readlink(folder / name).startswith("pipe:") for name in os.listdir(folder))  # noqa: PTH208, PTH115 - as it is
+    # Its own output, what wakes it, the output of the zygote, and that of each child: two each.
+    return waiting if len(waiting) == 4 and pipes >= 6 + 2 * 4 else []
 
 
 def pids(api: FakeRuntime) -> list[int]:
@@ -408,6 +418,66 @@ def main():
         found = attempt.body["result"]
         assert found, "its own, so that we know that it can find one"
         assert [word for word in found if not word.startswith(own)] == []
+
+
+def test_children_are_forked_ahead_and_one_that_dies_is_nobodys_attempt(api: FakeRuntime) -> None:
+    with runner(api) as process:
+        for pid in until(lambda: spares_of(process)):
+            os.kill(pid, signal.SIGKILL)
+        api.submit(QUICK, 6)
+        until(lambda: len(api.ended()) == 6)
+        until(lambda: spares_of(process))
+    assert api.results() == [7] * 6
+
+
+def test_an_attempt_whose_child_dies_before_it_has_begun_is_begun_again(api: FakeRuntime) -> None:
+    with runner(api) as process:
+        spares = until(lambda: spares_of(process))
+        for pid in spares:
+            os.kill(pid, signal.SIGSTOP)
+        api.submit(QUICK, 2)
+        until(lambda: len(api.open()) == 2)
+        for pid in spares:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(api.ended()) == 2)
+    assert api.results() == [7] * 2
+
+
+def test_a_child_forked_ahead_runs_its_attempt_although_its_zygote_has_died(api: FakeRuntime) -> None:
+    with runner(api) as process:
+        spares = until(lambda: spares_of(process))
+        for pid in spares:
+            os.kill(pid, signal.SIGSTOP)
+        api.submit("import os\n@task\ndef main():\n    return os.getpid()\n")
+        until(api.open)
+        os.kill(zygote_of(process), signal.SIGKILL)
+        until(lambda: sum(map(is_gone, spares)) == len(spares) - 1)
+        for pid in spares:
+            if not is_gone(pid):
+                os.kill(pid, signal.SIGCONT)
+        until(api.ended)
+    (found,) = api.results()
+    assert found in spares
+
+
+def test_a_child_that_was_forked_before_a_module_was_imported_does_not_run_its_code(
+    api: FakeRuntime, tmp_path: Path
+) -> None:
+    (tmp_path / "baked.py").write_text(
+        "import os\nfrom windlass import task\nHERE = os.getpid()\n"
+        "@task\ndef main():\n    return [HERE == os.getppid(), os.getpid()]\n"
+    )
+    with runner(api, PYTHONPATH=str(tmp_path)) as process:
+        before = until(lambda: spares_of(process))
+        api.submit("", 1, entrypoint="baked:main", baked=True)
+        until(api.ended)
+        after = until(lambda: spares_of(process) if all(map(is_gone, before)) else None)
+        api.submit("", 1, entrypoint="baked:main", baked=True)
+        until(lambda: len(api.ended()) == 2)
+    (first, second) = api.results()
+    assert (first[0], second[0]) == (True, True)
+    assert first[1] not in before
+    assert second[1] in after
 
 
 def test_a_pod_that_is_refused_ends_with_what_runs(api: FakeRuntime) -> None:
