@@ -116,6 +116,8 @@ class Spares:
             return None
         name = message.get("id", "")
         if not name.startswith(SPARE):
+            if "exit" in message:
+                self._deaths = 0  # children can live here
             return message
         attempt = self._attempts.pop(name, None)
         if attempt is not None:
