@@ -104,10 +104,14 @@ def is_gone(pid: int) -> bool:
 
 def spares_of(process: subprocess.Popen[str]) -> list[int]:
     """Return the children that wait for attempts, once there are four and process 1 has heard of all of them."""
-    children = [pid for pid in descendants(zygote_of(process))[1:] if not is_gone(pid)]
-    waiting = [pid for pid in children if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"]
-    folder = Path(f"/proc/{process.pid}/fd")
-    pipes = sum(os.readlink(folder / name).startswith("pipe:") for name in os.listdir(folder))  # noqa: PTH208, PTH115 - as it is
+    waiting, pipes = [], 0
+    for pid in descendants(zygote_of(process))[1:]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S":
+                waiting.append(pid)
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            pipes += str(link.readlink()).startswith("pipe:")
     # Its own output, what wakes it, the output of the zygote, and that of each child: two each.
     return waiting if len(waiting) == 4 and pipes >= 6 + 2 * 4 else []
 
