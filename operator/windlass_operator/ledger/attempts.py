@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
@@ -109,7 +111,8 @@ async def lock_all(connection: Connection, wanted: Sequence[tuple[UUID, bytes | 
         connection: The transaction.
         wanted: Ids and hashes of tokens. None in place of a hash only for the reaper, which acts for the ledger itself.
     """
-    parameters = {"ids": [one for one, _ in wanted], "token_hashes": [hashed for _, hashed in wanted]}
+    items = [{"id": one, "token_hash": None if hashed is None else hashed.hex()} for one, hashed in wanted]
+    parameters = {"items": msgspec.json.encode(items).decode()}
     rows = await (await connection.execute(_SQL["lock_attempts"], parameters)).fetchall()
     return {row["id"]: _locked(row) for row in rows}
 
@@ -149,13 +152,8 @@ class Close:
 
 async def close_all(connection: Connection, closes: Sequence[Close]) -> None:
     """Close attempts. From here on none of their writes is accepted, and their running steps are undone."""
-    parameters = {
-        "ids": [close.id for close in closes],
-        "outcomes": [close.outcome for close in closes],
-        "failures": [close.failure for close in closes],
-        "answers": [close.answer for close in closes],
-    }
-    for row in await (await connection.execute(_SQL["close_attempts"], parameters)).fetchall():
+    items = {"items": msgspec.json.encode(closes).decode()}
+    for row in await (await connection.execute(_SQL["close_attempts"], items)).fetchall():
         connection.may_start(row["pod_key"], row["n"])
 
 

@@ -165,7 +165,8 @@ async def lock(connection: Connection, run_id: UUID) -> LockedRun | None:
 
 async def lock_all(connection: Connection, run_ids: Collection[UUID]) -> dict[UUID, LockedRun]:
     """Lock runs, in the order of their ids, and return by id what decisions need; unknown ones are left out."""
-    rows = await (await connection.execute(_SQL["lock_runs"], {"run_ids": list(run_ids)})).fetchall()
+    items = msgspec.json.encode([{"id": run_id} for run_id in run_ids]).decode()
+    rows = await (await connection.execute(_SQL["lock_runs"], {"items": items})).fetchall()
     return {row["id"]: await _locked(connection, row) for row in rows}
 
 
@@ -220,9 +221,9 @@ async def apply_all(connection: Connection, decided: Sequence[tuple[LockedRun, C
         ends_as = states[n] if _fails(states[n]) and run.id in undone else None
         writes.append(_write(run, change, states[n], ends_as))
         states[n] = RunState(writes[n]["state"])
-    columns = {name: [write[name] for write in writes] for name in writes[0]}
+    items = {"items": msgspec.json.encode(writes).decode()}  # lists of many columns cost more than the statement
     with broken_reference("run_result_stored", ValueNotStoredError()):
-        row = await (await connection.execute(_SQL["change_runs"], columns)).fetchone()
+        row = await (await connection.execute(_SQL["change_runs"], items)).fetchone()
     assert row is not None and row["n"] == len(decided), "the rows are locked, so no revision can have moved"  # noqa: PT018
     await _queue(connection, [(run, state) for (run, _), state in zip(decided, states, strict=True)])
     return states
@@ -262,7 +263,7 @@ def _write(run: LockedRun, change: Change, state: RunState, ends_as: RunState | 
         "result": change.result.text,
         "result_sha256": change.result.sha256,
         "result_size": change.result.size,
-        "delay": change.delay,
+        "delay": None if change.delay is None else change.delay.total_seconds(),
         "final": state.final,
         "drops": state.final or ends_as is not None,
         "event": event_name(change.event, state),

@@ -24,8 +24,8 @@ SELECT a.id, a.run_id, a.number, a.closed_at, run.project_id, p.uid AS project_u
 -- In attempt order, as everywhere. No token: the reaper's, who acts for the ledger itself. What is not answered is nobody's.
 SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at, a.lease_until < ledger_now() AS expired,
        (extract(epoch FROM ledger_now() - a.started_at) * 1000)::bigint AS running_ms, pod.pod_key, coalesce(pod.reuse, false) AS reuse
-  FROM unnest(%(ids)s::uuid[], %(token_hashes)s::bytea[]) AS w (id, token_hash)
-  JOIN attempt a ON a.id = w.id AND (w.token_hash IS NULL OR a.token_hash = w.token_hash)
+  FROM json_to_recordset(%(items)s::json) AS w (id uuid, token_hash text)
+  JOIN attempt a ON a.id = w.id AND (w.token_hash IS NULL OR a.token_hash = decode(w.token_hash, 'hex'))
   LEFT JOIN pod ON pod.id = a.pod_id ORDER BY a.id FOR UPDATE OF a;
 
 -- name: pod_of_attempt
@@ -36,7 +36,7 @@ SELECT pod.name FROM pod WHERE id = %(pod_id)s;
 -- place, where a queue has a limit.
 WITH closed AS (
     UPDATE attempt SET closed_at = ledger_now(), outcome = c.outcome, failure = c.failure, answer = c.answer
-      FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(failures)s::text[], %(answers)s::text[]) AS c (id, outcome, failure, answer)
+      FROM json_to_recordset(%(items)s::json) AS c (id uuid, outcome text, failure text, answer text)
      WHERE attempt.id = c.id AND attempt.closed_at IS NULL RETURNING attempt.run_id, attempt.queue_id),
 undone AS (
     DELETE FROM step USING closed WHERE step.run_id = closed.run_id AND step.state = 'running')

@@ -54,22 +54,17 @@ SELECT run.id, run.project_id, run.task, run.task_version_id, run.state, run.rea
        p.namespace, run.traceparent, run.created_at, run.started_at, run.timeout_added_ms,
        coalesce(run.deadline_at <= ledger_now(), false) AS overdue, ledger_now() AS now,
        run.ends_as, run.ends_reason, run.ends_message, run.ends_class, run.compensation_failures, run.undoing
-  FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id
- WHERE run.id = ANY(%(run_ids)s) ORDER BY run.id FOR UPDATE OF run;
+  FROM json_to_recordset(%(items)s::json) AS w (id uuid) JOIN run ON run.id = w.id JOIN project p ON p.id = run.project_id
+  LEFT JOIN task_version v ON v.id = run.task_version_id ORDER BY run.id FOR UPDATE OF run;
 
 -- name: change_runs
 -- Compare-and-set on the revisions; the runs are locked. Fewer than were asked for: somebody else changed one since it was read.
 -- `drops`: nobody waits any more. The waiting steps never came to an end, so history has nothing of them.
 WITH change AS (
-    SELECT * FROM unnest(%(id)s::uuid[], %(revision)s::bigint[], %(state)s::text[], %(reason)s::text[], %(message)s::text[],
-                         %(ends_as)s::text[], %(ends_reason)s::text[], %(ends_message)s::text[], %(ends_class)s::text[],
-                         %(compensation_failures)s::integer[], %(user_failures)s::integer[], %(infra_failures)s::integer[],
-                         %(running_ms)s::bigint[], %(error)s::text[], %(result)s::text[], %(result_sha256)s::text[],
-                         %(result_size)s::bigint[], %(delay)s::interval[], %(final)s::boolean[], %(drops)s::boolean[],
-                         %(event)s::text[], %(attempt)s::integer[], %(event_reason)s::text[], %(event_message)s::text[])
-      AS c (id, revision, state, reason, message, ends_as, ends_reason, ends_message, ends_class, compensation_failures, user_failures,
-            infra_failures, running_ms, error, result, result_sha256, result_size, delay, final, drops, event, attempt, event_reason,
-            event_message)),
+    SELECT * FROM json_to_recordset(%(items)s::json) AS c (id uuid, revision bigint, state text, reason text, message text,
+        ends_as text, ends_reason text, ends_message text, ends_class text, compensation_failures integer, user_failures integer,
+        infra_failures integer, running_ms bigint, error text, result text, result_sha256 text, result_size bigint, delay float8,
+        final boolean, drops boolean, event text, attempt integer, event_reason text, event_message text)),
 changed AS (
     UPDATE run SET state = c.state, reason = c.reason, message = c.message, revision = run.revision + 1,
            user_failures = run.user_failures + c.user_failures, infra_failures = run.infra_failures + c.infra_failures,
@@ -78,7 +73,7 @@ changed AS (
            ends_message = coalesce(c.ends_message, run.ends_message), ends_class = coalesce(c.ends_class, run.ends_class), undoing = false,
            error = coalesce(c.error, run.error),
            result = c.result, result_sha256 = c.result_sha256, result_size = c.result_size,
-           available_at = CASE WHEN c.delay IS NULL THEN run.available_at ELSE ledger_now() + c.delay END,
+           available_at = CASE WHEN c.delay IS NULL THEN run.available_at ELSE ledger_now() + make_interval(secs => c.delay) END,
            held_since = NULL,
            finished_at = CASE WHEN c.final THEN ledger_now() END
       FROM change c WHERE run.id = c.id AND run.revision = c.revision
