@@ -6,6 +6,7 @@ Arguments: ``worker``, ``client``, ``both`` or ``steps``, and JSON with ``addres
 
 import asyncio
 import json
+import os
 import sys
 import time
 import uuid
@@ -103,8 +104,16 @@ async def _saved(client: Client, workflow: str, *, local: bool) -> int:
     return sum(event.event_type == wanted for event in history.events)
 
 
+def _answers_alone() -> None:
+    """Keep standard output for answers: the SDK's core writes its warnings there, and they go to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = answers
+
+
 async def main() -> None:
     """Be what the first argument says until the input ends."""
+    _answers_alone()
     kind, client = sys.argv[1], await _connected()
     if kind == "client":
         await serve(_trigger(client, eager=False))

@@ -47,7 +47,7 @@ async def measure(server: PostgresServer) -> list[report.Figure]:
             "Restate": restate(workers=cores),
             "Temporal": warm(temporal, "warm", workers=cores),
             "Temporal, a run is an activity": warm(temporal, "activity", noop="noop_activity", workers=cores, steps=0),
-            "Temporal, eager start, local activities": eager(temporal, "eager"),
+            "Temporal, eager start": eager(temporal, "eager"),
             "Temporal as it comes": warm(untuned, "warm"),
         }
         effects = EffectTable(server.create_database())
