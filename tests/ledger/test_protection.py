@@ -268,11 +268,12 @@ async def test_who_takes_the_marks_off_and_a_step_that_begins_never_miss_each_ot
     asking = asyncio.create_task(on_pod(world, attempt))
     await Holder(ledger_uri).waited_for()
     go_on.set()
-    assert not await asking, "the marks are about to go"
+    answered = await asking
     await marking
     await world.marker.mark()
     assert await on_pod(world, attempt)
-    assert marks(world) == [True, False, True]
+    # On a machine so busy that the held transaction is given up and done again, it counts the step, and nothing goes.
+    assert (answered, marks(world)) in ((False, [True, False, True]), (True, [True]))
 
 
 async def test_where_nothing_removes_pods_nobody_waits_for_marks(world: World) -> None:
