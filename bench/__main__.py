@@ -1,9 +1,9 @@
-"""``python -m bench [local|costs|waits|rest|triggers|children|idle|scale|cluster …]``: all without arguments."""
+"""``python -m bench [local|costs|waits|rest|triggers|children|idle|scale|cluster|pooled …]``: all without arguments."""
 
 import sys
 from typing import Final
 
-from bench import children, cluster, costs, idle, local, report, rest, scale, triggers, waits
+from bench import children, cluster, costs, idle, local, pooled, report, rest, scale, triggers, waits
 
 _BENCHES: Final = {
     "local": local.main,
@@ -15,6 +15,7 @@ _BENCHES: Final = {
     "idle": idle.main,
     "scale": scale.main,
     "cluster": cluster.main,
+    "pooled": pooled.main,
 }
 
 

@@ -106,13 +106,13 @@ def _steps() -> Figure:
 
 def _crowd(count: int) -> list[Figure]:
     """Runs at once against bare pods that do the same imports, created the same way."""
-    writes = _writes()
+    writes = kube_writes()
     began = time.time()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: _create(_run(f"crowd-{n}", "first")), range(count)))
     lasts = [_result(f"crowd-{n}", time.monotonic() + 180) for n in range(count)]
     ours = max(lasts) - began
-    per_run = (_writes() - writes) / count
+    per_run = (kube_writes() - writes) / count
     code = "import windlass_runner.main, windlass_runner.zygote, time; print(time.time())"
     began = time.time()
     with ThreadPoolExecutor(8) as pool:
@@ -181,7 +181,8 @@ def _printed(name: str, seconds: float) -> float:
     raise RuntimeError(f"{name} printed nothing in time")
 
 
-def _writes() -> float:
+def kube_writes() -> float:
+    """Return how many writes the API server has served, Leases and reviews apart."""
     text = _kubectl("get", "--raw", "/metrics")
     pattern = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
     wanted = ('verb="POST"', 'verb="PUT"', 'verb="PATCH"', 'verb="DELETE"')

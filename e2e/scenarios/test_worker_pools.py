@@ -83,3 +83,51 @@ def test_a_task_in_a_pool_has_no_resources_of_its_own(ns: Space) -> None:
     with pytest.raises(AssertionError) as refused:
         ns.apply(a_task("heavy", QUICK, **{**POOL, "resources": {"limits": {"memory": "1Gi"}}}))
     assert "Set resources of the WorkerPool" in str(refused.value)
+
+
+SHARED = """
+import asyncio
+import os
+ran = []
+
+@step
+async def one(n):
+    return os.getpid()
+
+@task
+async def main(n):
+    ran.append(n)
+    first = await one(n)
+    if n == 0 and current_run().attempt == 1:
+        await asyncio.sleep(60)
+    await sleep("1s")
+    child = await double.trigger_and_wait(n)
+    return {"same": first == os.getpid(), "ran": len(ran), "child": child}
+
+@task
+def double(n):
+    return 2 * n
+"""
+
+
+def test_runs_of_an_in_process_pool_share_a_process_and_leave_a_pod_that_must_go(ns: Space) -> None:
+    """Steps, durable waits and child runs of eight runs in one process, whose pod is then deleted under one of them."""
+    double = a_task("double", SHARED, **POOL).replace("job:main", "job:double")
+    ns.apply(
+        "---\n".join(
+            [a_pool("{slots: 16, maxReplicas: 2, execution: InProcess}"), a_task("main", SHARED, **POOL), double]
+        )
+    )
+    ns.apply("---\n".join(a_run(f"light-{n}", "main", payload=n) for n in range(8)))
+
+    results = [ns.wait(f"light-{n}", state="Succeeded")["result"] for n in range(1, 8)]
+
+    assert [result["child"] for result in results] == [2 * n for n in range(1, 8)]
+    assert max(result["ran"] for result in results) > 8, "runs before and after their waits find each other's globals"
+    (pod,) = pods(ns)
+    assert ns.status("light-0")["podName"] == pod
+    kubectl("delete", "pod", pod, "-n", ns.name, "--wait=false")
+    status = ns.wait("light-0", state="Succeeded")
+    assert status["podName"] != pod
+    assert status["result"]["child"] == 0
+    assert status["failures"] == {"user": 0, "infra": 0}
