@@ -5,10 +5,10 @@ import contextlib
 import sys
 from datetime import timedelta
 
-import uvicorn
 import uvloop
 
 from bench.measured import quiet
+from bench.serving import serve
 from tests.support.api_server import NobodyVouches
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.api.app import build
@@ -46,12 +46,7 @@ async def main() -> None:
     world.endings.wake = endings.wake
     following = asyncio.create_task(endings.run())
     app = build([], routes, database.check, start=contextlib.AsyncExitStack, version="bench")
-    server = uvicorn.Server(settings(app, 0, host="127.0.0.1"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
-    await task
+    await serve(settings(app, 0, host="127.0.0.1"))
     following.cancel()
     await database.close()
 

@@ -3,7 +3,6 @@
 What ours costs is told as a multiple of this. It imports nothing of Windlass and must not be made faster or slower.
 """
 
-import asyncio
 import sys
 
 import uvicorn
@@ -13,6 +12,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from bench.serving import serve
 
 _TABLE = "CREATE TABLE IF NOT EXISTS reference (id bigserial PRIMARY KEY, key text NOT NULL, value text NOT NULL)"
 _INSERT = "INSERT INTO reference (key, value) VALUES (%s, %s)"
@@ -32,12 +33,7 @@ async def main() -> None:
 
         app = Starlette(routes=[Route("/save", save, methods=["POST"])])
         config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", access_log=False, log_level="warning")
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.005)
-        print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
-        await task
+        await serve(config)
 
 
 if __name__ == "__main__":

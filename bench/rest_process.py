@@ -4,10 +4,10 @@ import asyncio
 import sys
 from datetime import timedelta
 
-import uvicorn
 import uvloop
 
 from bench.measured import quiet
+from bench.serving import serve
 from tests.support.rest import FakeReviews, application
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
@@ -29,12 +29,7 @@ async def main() -> None:
     world.cluster.tasks[SHOP.namespace, "order"] = a_task()
     app = application(world, FakeReviews())
     config = settings(app, 0, host="127.0.0.1")  # as it is served in a cluster: what is kept, and for how long
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
-    await task
+    await serve(config)
     timers.cancel()
     await asyncio.gather(timers, return_exceptions=True)
     await database.close()
