@@ -16,7 +16,7 @@ from windlass_operator.domain.errors import AttemptClosedError, InvalidRequestEr
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.services.claims import Answer, PodIdentity
+from windlass_operator.services.claims import Answer, Ask, PodIdentity
 
 _ONCE = RetryPolicy(max_attempts=1, jitter="none")
 
@@ -166,6 +166,20 @@ async def test_ends_whose_commit_was_not_acknowledged_are_written_once(
     assert answers == ["Succeeded", "Queued", "Succeeded", "Succeeded", "Succeeded"]
     rows = await world.database.fetch("SELECT attempts, user_failures FROM run ORDER BY id")
     assert [(row["attempts"], row["user_failures"]) for row in rows] == [(1, 0), (1, 1), (1, 0), (1, 0), (1, 0)]
+
+
+async def test_a_claim_with_ends_whose_commit_was_not_acknowledged_has_what_it_took(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, _ = await running(world, 1, slots=3)
+    for _ in range(2):
+        await world.submit()
+    pod_id, key = await world.attempts.claims.find(pod)
+    counted = Transactions(world.database, monkeypatch)
+    counted.twice = True
+    (taken,) = await world.attempts.claims.take(key, [Ask(pod_id, "next", 2, first=True)])
+    counted.twice = False
+    assert (await end(world, pod, [done(a) for a in taken.attempts]))[0] == ["Succeeded"] * 2
 
 
 async def test_the_same_end_twice_in_a_call_is_an_end_and_its_repeat(world: World) -> None:

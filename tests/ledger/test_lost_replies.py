@@ -42,7 +42,7 @@ async def test_a_claim_takes_one_run_although_the_reply_to_its_commit_was_lost(
 ) -> None:
     await world.submit(payload=1)
     await world.submit(payload=2)
-    struck = lose_reply(monkeypatch, tmp_path, "ledger commit of claimed_attempts|1")
+    struck = lose_reply(monkeypatch, tmp_path, "ledger commit of pods_claimed|1")
     attempts = await world.claim()
     assert struck.exists()
     assert len(attempts) == 1

@@ -145,6 +145,20 @@ async def test_a_claim_that_took_something_takes_nothing_more_when_that_has_ende
     assert (await ask(world, pod, "claim-2")).attempts
 
 
+async def test_a_claim_that_comes_after_its_own_repeat_takes_nothing_away(world: World) -> None:
+    """It came with an end and was held up; its runner has asked for it again meanwhile, and works on the answer."""
+    pod = await with_session(world, await world.reusable_pod(slots=2))
+    await world.submit()
+    await world.submit()
+    (attempt,) = (await ask(world, pod, "claim-1")).attempts
+    pod_id, key = await world.attempts.claims.find(pod)
+
+    late = [Ask(pod_id, "claim-1", 2, first=True)]
+    assert [(a.attempts, a.over) for a in await world.attempts.claims.take(key, late)] == [([], True)]
+
+    assert (await world.attempts.complete(attempt.token, complete())).state == "Succeeded"
+
+
 async def test_a_draining_pod_is_told_to_leave_and_keeps_what_it_holds(world: World) -> None:
     pod = await with_session(world, await world.reusable_pod(slots=2))
     await world.submit()

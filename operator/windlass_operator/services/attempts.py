@@ -218,7 +218,7 @@ class AttemptService:
         if not of_pool or of_pool[0].pod_id is None or of_pool[0].pod_key is None:
             return Answer()
         shown = None if session is None else PodIdentity("", "", session=session)
-        ask = Ask(of_pool[0].pod_id, claim.claim_id[:100], claim.slots, shown)
+        ask = Ask(of_pool[0].pod_id, claim.claim_id[:100], claim.slots, shown, first=True)
         try:
             return await self.take_next(of_pool[0].pod_key, ask)
         except WindlassError as error:

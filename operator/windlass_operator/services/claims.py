@@ -9,6 +9,7 @@ import hmac
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -63,6 +64,8 @@ class Ask:
     """What the pod shows; None where the token of one of its attempts has proven who asks."""
     session: str | None = None
     """The session that this question was given before, while it waited."""
+    first: bool = False
+    """Nobody can have asked it before. What its claim took all the same was taken by a repeat, which came before it."""
 
 
 @dataclass(slots=True)
@@ -137,10 +140,11 @@ class ClaimService:
         A repeat is answered with the same attempts, with new tokens. An answer says why it is empty.
         """
         opened: list[dict[str, Any]] = []
+        tried: set[UUID] = set()
 
         async def work(connection: Connection) -> list[Answer]:
             locked = await claims.lock_all(connection, pod_key, [(ask.pod_id, ask.claim_id) for ask in asks])
-            batch = _Batch(asks, locked.pods)
+            batch = _Batch(asks, locked.pods, tried)
             batch.sort_out(locked.held)
             renewed = set()
             if batch.held:
@@ -148,6 +152,7 @@ class ClaimService:
                 # One that ended since we looked is nobody's any more: no runner must begin what has been done.
                 renewed = await claims.renew_tokens(connection, tokens, config.FIRST_LEASE)
             places = batch.places()
+            tried.update(place.id for place in places)
             new = await claims.take(connection, pod_key, locked.queues, places, config.FIRST_LEASE) if places else []
             opened[:] = new
             await batch.note(connection, {row["pod_id"] for row in new})
@@ -201,11 +206,19 @@ class ClaimService:
 
 
 class _Batch:
-    """Questions of pods that are locked, on the way to their answers. Knows no statement."""
+    """Questions of pods that are locked, on the way to their answers. Knows no statement.
 
-    def __init__(self, asks: Sequence[Ask], pods: dict[UUID, LockedPod]) -> None:
+    Args:
+        asks: The questions.
+        pods: The rows of their pods.
+        tried: Attempts that an earlier try of this transaction meant to open. It may have opened them: the word of its
+            commit was lost.
+    """
+
+    def __init__(self, asks: Sequence[Ask], pods: dict[UUID, LockedPod], tried: AbstractSet[UUID]) -> None:
         self._asks = asks
         self._pods = pods
+        self._tried = tried
         self.answers = [Answer() for _ in asks]
         self.held: dict[UUID, int] = {}
         """Open attempts that a question took when it was asked before, and the question's position."""
@@ -250,7 +263,8 @@ class _Batch:
                 continue
             pod = self._pods[ask.pod_id]
             before = [r for r in rows if r["pod_id"] == pod.id and (_is_of(pod, r, ask.claim_id) or _took(r, ask))]
-            self.held |= {row["id"]: index for row in before if row["open"]}
+            # The runner has what a repeat took, with its tokens: to renew them for who comes late would take it away.
+            self.held |= {r["id"]: index for r in before if r["open"] and (not ask.first or r["id"] in self._tried)}
             # A claim that has taken something takes no more: a repeat after the attempt's end has nobody behind it.
             answer.over = bool(before) or (not pod.reuse and pod.state in ("Claimed", "Ended"))
             if answer.over or pod.leaves:
