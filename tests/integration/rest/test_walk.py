@@ -1,6 +1,7 @@
 """Every route, walked: nobody without a token, nobody in another namespace, no way round by odd paths."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -116,8 +117,8 @@ RUNTIME_BODIES = {
 async def test_nobody_gets_into_the_runners_routes_with_anything_else(rest: Rest, token: str | None) -> None:
     for method, path, _ in RUNTIME:
         name = path.removeprefix("/runtime/v1")
-        if name == "/heartbeat":
-            continue  # its tokens are in the body: below
+        if name in ("/heartbeat", "/ends"):
+            continue  # their tokens are in the body: below
         data = None if method == "GET" else RUNTIME_BODIES.get(name, b"{}")
         answer = await rest.call(method, _filled(path), token=token, data=data)
         expected = (401, "Unauthorized")
@@ -126,6 +127,16 @@ async def test_nobody_gets_into_the_runners_routes_with_anything_else(rest: Rest
         elif token not in (None, ALICE) and method == "POST" and name in ("/steps", "/logs", "/checkpoint", "/extend"):
             expected = (409, "AttemptClosed")  # one statement writes and checks: which of the two it was is not asked
         assert answer.error[:2] == expected, (method, path, answer.text)
+
+
+async def test_an_end_with_anything_else_than_an_attempts_token_is_refused(rest: Rest) -> None:
+    assert (await rest.call("POST", "/runtime/v1/ends", token=None, data=b'{"ends": []}')).status == 401
+    for token in (ALICE, "00000000-0000-0000-0000-000000000000.x", ""):
+        body = {"ends": [{"token": token, "complete": {"result": 1}}], "claim": {"claimId": "c"}}
+        answer = await rest.call("POST", "/runtime/v1/ends", token=ALICE, data=json.dumps(body).encode())
+        (end,) = answer.json["ends"]
+        assert (end["status"], end["error"]["code"]) == (401, "Unauthorized"), token
+        assert "attempts" not in answer.json
 
 
 async def test_a_heartbeat_for_an_unknown_attempt_is_told_to_stop(rest: Rest) -> None:
