@@ -6,12 +6,12 @@ Only times change: of loops, leases and pauses. What is decided, and by which ru
 from datetime import timedelta
 from typing import Any, Final
 
-from windlass_operator import config, context
+from windlass_operator import config
 from windlass_operator.domain import backlog, compensation, retry
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.handlers import watch
 from windlass_operator.ledger import attempts as attempts_table
-from windlass_operator.services import imports, loops, pods
+from windlass_operator.services import imports, lookout, loops, pods
 
 FASTER: Final = 10
 _SOON: Final = timedelta(milliseconds=300)
@@ -24,7 +24,7 @@ def hurry() -> None:
         (config, "FIRST_LEASE", timedelta(seconds=2)),
         (config, "HEARTBEAT", timedelta(seconds=1)),
         (attempts_table, "SERVICE_GAP", timedelta(seconds=0.8)),
-        (context, "_SERVE_EVERY", 0.2),
+        (lookout, "_FRESH", timedelta(milliseconds=300)),
         (pods, "_KEEP_SUCCEEDED", _SOON),
         (pods, "_KEEP_FAILED", _SOON),
         (pods, "_STALE_PLAN", _SOON),
@@ -50,6 +50,7 @@ def _more_often() -> None:
         ordinary(self, name, work, every=every / FASTER, apart=apart / FASTER)
 
     setattr(loops.Loop, "__init__", often)  # noqa: B010 - mypy knows that this is no place to assign to
+    setattr(lookout.Lookout.__init__, "__kwdefaults__", {"every": lookout.EVERY / FASTER})  # noqa: B010 - as above
 
 
 def _kopf() -> None:
