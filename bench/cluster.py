@@ -181,12 +181,13 @@ def _printed(name: str, seconds: float) -> float:
     raise RuntimeError(f"{name} printed nothing in time")
 
 
-def kube_writes() -> float:
-    """Return how many writes the API server has served, Leases and reviews apart."""
+def kube_writes(*apart: str) -> float:
+    """Return how many writes the API server has served, Leases, reviews and these resources apart."""
     text = _kubectl("get", "--raw", "/metrics")
     pattern = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
     wanted = ('verb="POST"', 'verb="PUT"', 'verb="PATCH"', 'verb="DELETE"')
-    skipped = ('resource="leases"', 'resource="subjectaccessreviews"', 'resource="tokenreviews"')
+    resources = ("leases", "subjectaccessreviews", "tokenreviews", *apart)
+    skipped = [f'resource="{resource}"' for resource in resources]
     return sum(
         float(value)
         for labels, value in pattern.findall(text)
