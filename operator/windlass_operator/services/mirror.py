@@ -1,5 +1,6 @@
 """Resources that the ledger has a copy of: it follows them whatever events are lost, come twice, or come late."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ class Projects(Protocol):
         ...
 
 
-class Mirror:
+class Mirror(ABC):
     """The ledger's copy of one kind of resource. Subclasses know the statements, and the status.
 
     Args:
@@ -108,18 +109,18 @@ class Mirror:
         if await self._drop(uid):
             self._changed()
 
+    @abstractmethod
     async def _put(self, namespace: str, name: str, uid: str, generation: int, spec: Mapping[str, Any]) -> bool:
         """Copy a spec; True if the copy has changed.
 
         Raises:
             ResourceInvalidError: It cannot be read.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def _drop(self, uid: str) -> bool:
         """Forget a resource; True if it was known."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _with_resource(self) -> Sequence[Mapping[str, Any]]:
         """Return ``uid``, ``namespace`` and ``name`` of all resources that are copied."""
-        raise NotImplementedError
