@@ -3,25 +3,18 @@
 Imported before everything else, as the zygote's end is.
 """
 
-import contextlib
-import os
-import signal
 import socket
-import sys
-import time
 from collections.abc import Mapping
-from typing import Any, Final
 
+from windlass_runner.spawned import Spawned, kill_group
 from windlass_runner.worker_channel import PRELOAD, READ, SOCKET, Frames, frame
 
 TYPE_CHECKING = False  # to import `typing`'s costs milliseconds of every start
 if TYPE_CHECKING:
     from windlass_runner.in_process_slot import InProcessSlot
 
-_UNTIL_DEAD: Final = 0.5
 
-
-class Worker:
+class Worker(Spawned):
     """One worker process.
 
     Args:
@@ -29,30 +22,18 @@ class Worker:
 
     Attributes:
         socket: Readable when there are frames.
-        outputs: Read ends of its output and its errors: what no attempt has written.
-        ready: Whether it has imported what it was to preload.
-        status: Its wait status, once somebody has waited for it.
         present: Attempts whose code runs in it, by their numbers.
         begun: Attempts that it was ever given.
         importing: The number of the attempt whose module it imports, 0 for none.
         ended_by_us: It was killed because code in it did not end.
     """
 
+    program = "windlass_runner.worker"
+    kind = socket.SOCK_STREAM
+    channel = SOCKET
+
     def __init__(self, env: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        pipes = [os.pipe(), os.pipe()]
-        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET)]
-        actions += [(os.POSIX_SPAWN_DUP2, write, 1 + n) for n, (_, write) in enumerate(pipes)]
-        command = [sys.executable, "-m", "windlass_runner.worker"]
-        # setsigmask: signals that we hold back while we start are not to be held back there.
-        self.pid = os.posix_spawn(sys.executable, command, dict(env), file_actions=actions, setsigmask=())
-        theirs.close()
-        for _, write in pipes:
-            os.close(write)
-        self.socket = ours
-        self.outputs = [read for read, _ in pipes]
-        self.ready = False
-        self.status: int | None = None
+        super().__init__(env)
         self.present: dict[int, InProcessSlot] = {}
         self.begun = 0
         self.importing = 0
@@ -99,23 +80,8 @@ class Worker:
 
     def kill(self) -> None:
         """End it with all that its code has started in its group."""
-        for kill in (os.killpg, os.kill):
-            if self.status is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """Return the exit code of a worker whose socket is closed; one that only closed it is ended."""
-        until = time.monotonic() + _UNTIL_DEAD
-        while self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = status
-                break
-            if time.monotonic() > until:
-                self.kill()
-            time.sleep(0.005)
-        return os.waitstatus_to_exitcode(self.status)
+        if self.status is None:
+            kill_group(self.pid)
 
     def close(self) -> None:
         """Let it end: it gets no more attempts."""

@@ -7,22 +7,19 @@ nothing new, finishes what it has, and ends.
 import contextlib
 import os
 import signal
-import sys
 import time
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from windlass import protocol
 from windlass_runner import outcome
 from windlass_runner.config import user_environment
 from windlass_runner.in_process_slot import InProcessSlot
-from windlass_runner.logs import Lines, Redactor
 from windlass_runner.main import say
+from windlass_runner.offspring import adopt_orphans, kill_strangers, show_output
 from windlass_runner.shared import Shared
 from windlass_runner.slot import Slot
 from windlass_runner.worker_channel import ENDED, IMPORTING, PING, PONG, READY
 from windlass_runner.worker_process import Worker
-from windlass_runner.zygotes import adopt_orphans, children
 
 _MOST_STILLBORN: Final = 3
 _LISTEN: Final = 5.0
@@ -136,19 +133,7 @@ class Workers:
 
     def _serve_with(self, worker: Worker) -> None:
         self._shared.loop.watch(worker.socket.fileno(), lambda _: self._read(worker))
-        for read, output in zip(worker.outputs, (sys.stdout, sys.stderr), strict=True):
-            os.set_blocking(read, False)
-            self._shared.loop.watch(read, partial(self._echo, Lines(), output))
-
-    def _echo(self, lines: Lines, output: Any, descriptor: int) -> None:
-        """Show what belongs to no attempt: in the container's own log, and nowhere else."""
-        chunk = os.read(descriptor, 1 << 16)
-        redact = Redactor(self._shared.secrets)
-        for line in lines.feed(chunk) if chunk else lines.end():
-            with contextlib.suppress(OSError):
-                print(redact(line), file=output, flush=True)
-        if not chunk:
-            self._shared.loop.forget(descriptor)
+        show_output(self._shared, worker)
 
     def _read(self, worker: Worker) -> None:
         frames = worker.read()
@@ -226,7 +211,4 @@ class Workers:
     def _kill_strangers(self) -> None:
         """End what a process has left behind in sessions of its own: when it had ended, it became ours."""
         known = {worker.pid for worker in self._all()}
-        for pid in children():
-            if pid not in known:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        kill_strangers(known)

@@ -6,23 +6,19 @@ Imported before everything else, so it imports nothing that costs: msgspec only 
 import array
 import contextlib
 import os
-import signal
 import socket
-import sys
-import time
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from windlass_runner.spawned import Spawned
 from windlass_runner.zygote_channel import LONGEST, SOCKET
 
 TYPE_CHECKING = False  # as in the SDK
 if TYPE_CHECKING:
     from windlass_runner.spares import Spares
 
-_UNTIL_DEAD: Final = 0.5
 
-
-class Zygote:
+class Zygote(Spawned):
     """The zygote process.
 
     Args:
@@ -30,38 +26,22 @@ class Zygote:
 
     Attributes:
         socket: Readable when there are messages.
-        outputs: Read ends of its output and its errors: what the user's module prints while it is imported.
-        ready: Whether it has imported what it was to preload.
-        status: Its wait status, once somebody has waited for it.
+        outputs: What the user's module prints while it is imported.
         fresh: Modules whose attempts get an interpreter of their own instead of a fork.
         spares: Children that it has forked ahead, where it forks many.
     """
 
+    program = "windlass_runner.zygote"
+    kind = socket.SOCK_SEQPACKET  # whole messages, each with the descriptors that it came with
+    channel = SOCKET
+
     def __init__(self, env: Mapping[str, str]) -> None:
-        # Whole messages, each with the descriptors that it came with.
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pipes = [os.pipe(), os.pipe()]
-        self.socket = ours
-        self.pid = self._spawn(theirs, [write for _, write in pipes], env)
-        theirs.close()
-        for _, write in pipes:
-            os.close(write)
-        self.outputs = [read for read, _ in pipes]
-        self.ready = False
-        self.status: int | None = None
+        super().__init__(env)
         self.fresh: Collection[str] = ()
         self.spares: Spares | None = None
         self._files: dict[str, int] = {}
         """Attempts whose child has not been heard of."""
         self._unsent: list[tuple[bytes, list[int]]] = []
-
-    def _spawn(self, theirs: socket.socket, outputs: list[int], env: Mapping[str, str]) -> int:
-        """Start the process with its end of the socket and of its output; return its id."""
-        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET)]
-        actions += [(os.POSIX_SPAWN_DUP2, write, 1 + n) for n, write in enumerate(outputs)]
-        command = [sys.executable, "-m", "windlass_runner.zygote"]
-        # setsigmask: signals that we hold back while we start are not to be held back there.
-        return os.posix_spawn(sys.executable, command, dict(env), file_actions=actions, setsigmask=())
 
     def preload(self, module: str | None) -> None:
         """Let the zygote import the user's module. Not before process 1 is closed to other processes of its user."""
@@ -145,25 +125,6 @@ class Zygote:
                     messages.append(heard)
         self._send_what_fits()
         return messages
-
-    def kill(self) -> None:
-        """End it, whatever it does. Children that it started live on."""
-        if self.status is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """Return the exit code of a zygote whose socket is closed; one that only closed it is ended."""
-        until = time.monotonic() + _UNTIL_DEAD
-        while self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = status
-                break
-            if time.monotonic() > until:
-                self.kill()
-            time.sleep(0.005)
-        return os.waitstatus_to_exitcode(self.status)
 
     def close(self) -> None:
         """Let it end: it serves no more attempts. Children that it started live on."""

@@ -7,21 +7,19 @@ ours from then on, because we adopt what has lost its parent, and a new zygote s
 import contextlib
 import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from windlass import protocol
 from windlass_runner.config import user_environment
-from windlass_runner.logs import Lines, Redactor
+from windlass_runner.offspring import adopt_orphans, kill_strangers, show_output
 from windlass_runner.pooled_slot import PooledSlot
 from windlass_runner.shared import Shared
 from windlass_runner.slot import UNKNOWN_EXIT, Slot
 from windlass_runner.spares import Spares
+from windlass_runner.spawned import kill_group
 from windlass_runner.zygote_process import Zygote
 
-SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, see prctl(2)
 _MOST_STILLBORN: Final = 3
 _LOOK: Final = 5.0
 
@@ -84,19 +82,7 @@ class Zygotes:
         zygote.spares = Spares()
         zygote.warm()
         self._shared.loop.watch(zygote.socket.fileno(), lambda _: self._read(zygote))
-        for read, output in zip(zygote.outputs, (sys.stdout, sys.stderr), strict=True):
-            os.set_blocking(read, False)
-            self._shared.loop.watch(read, partial(self._echo, Lines(), output))
-
-    def _echo(self, lines: Lines, output: Any, descriptor: int) -> None:
-        """Show what a zygote prints outside of any attempt: in the container's own log, and nowhere else."""
-        chunk = os.read(descriptor, 1 << 16)
-        redact = Redactor(self._shared.secrets)
-        for line in lines.feed(chunk) if chunk else lines.end():
-            with contextlib.suppress(OSError):
-                print(redact(line), file=output, flush=True)
-        if not chunk:
-            self._shared.loop.forget(descriptor)
+        show_output(self._shared, zygote)
 
     def _read(self, zygote: Zygote) -> None:
         messages = zygote.read()
@@ -118,7 +104,7 @@ class Zygotes:
             else:
                 slot.told(message)
         elif "pid" in message:
-            _kill(message["pid"])  # it was given up before it began
+            kill_group(message["pid"])  # it was given up before it began
         if "exit" in message:
             self._kill_strangers()
 
@@ -189,26 +175,7 @@ class Zygotes:
         """End what attempts have left behind in sessions of its own: when its child had ended, it became ours."""
         known = {self.current.pid, *(zygote.pid for zygote in self._old)}
         known |= {slot.pid for slot in self._running.values() if slot.pid is not None}
-        for pid in children():
-            if pid not in known:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def adopt_orphans() -> None:
-    """Be the parent of what has lost its own."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-
-
-def children() -> Iterator[int]:
-    """Return the processes whose parent we are; none, where the kernel does not tell."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123 - as in memory
-            yield from map(int, file.read().split())
-    except OSError:
-        return
+        kill_strangers(known)
 
 
 def _is_our_child(pid: int) -> bool:
@@ -217,9 +184,3 @@ def _is_our_child(pid: int) -> bool:
     except ChildProcessError:
         return False
     return True
-
-
-def _kill(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # it may not have become the leader of its group yet
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
