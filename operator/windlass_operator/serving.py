@@ -28,6 +28,7 @@ from windlass_operator.services.lookout import Lookout
 from windlass_operator.services.loops import Loop, each
 from windlass_operator.services.pool_lists import PoolListService
 from windlass_operator.services.queue_lists import QueueListService
+from windlass_operator.services.results import ResultService
 
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address
 
@@ -74,7 +75,7 @@ def application(
         context.submissions,
         context.runs,
         context.blobs,
-        context.changes,
+        ResultService(context.database, context.changes),
         context.resumption,
     )
     events = EventRoutes(permits, context.events)

@@ -31,6 +31,7 @@ from windlass_operator.domain.project import Project
 from windlass_operator.services.explanation import ExplanationService
 from windlass_operator.services.pool_lists import PoolListService
 from windlass_operator.services.queue_lists import QueueListService
+from windlass_operator.services.results import ResultService
 from windlass_operator.services.runs import Changes
 
 ALICE = "token-of-alice"
@@ -164,7 +165,8 @@ class Rest:
 def application(world: World, reviews: FakeReviews) -> Application:
     """Return the whole API over the services of a world."""
     permits = Permits(Authorizer(reviews), Namespaces())
-    public = PublicRoutes(permits, world.submissions, world.runs, world.blobs, Changes(), world.resumption)
+    results = ResultService(world.database, Changes())
+    public = PublicRoutes(permits, world.submissions, world.runs, world.blobs, results, world.resumption)
     events = EventRoutes(permits, world.events)
     runtime = RuntimeRoutes(
         world.attempts,

@@ -1,5 +1,6 @@
 """Routes that are served without FastAPI, for requests that come by the thousand."""
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -15,12 +16,17 @@ from windlass_operator.api.measured import timed
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class _WithoutQuery(Route):
-    """Takes only requests without a query."""
+class _PlainRoute(Route):
+    """Takes only requests without a query, or with one that needs no second look."""
+
+    queries: re.Pattern[bytes] | None = None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Leave a request with a query to those who know what it may have."""
-        return (Match.NONE, {}) if scope.get("query_string") else super().matches(scope)
+        """Leave a request with another query to those who know what it may have."""
+        query = scope.get("query_string")
+        if query and not (self.queries and self.queries.fullmatch(query)):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 class Served:
@@ -59,6 +65,16 @@ class Served:
         await response(scope, receive, send)
 
 
-def plain_route(method: str, path: str, handler: Handler) -> Route:
-    """Return a public route that is served without FastAPI where its request has no query."""
-    return _WithoutQuery(path, Served(handler, method, path), methods=[method], name=handler.__name__)
+def plain_route(method: str, path: str, handler: Handler, *, queries: re.Pattern[bytes] | None = None) -> Route:
+    """Return a public route that is served without FastAPI.
+
+    Args:
+        method: Of the route.
+        path: Its template.
+        handler: Answers a request.
+        queries: Besides an empty one, the queries that need not be refused; FastAPI's route of the same path serves
+            requests with any other.
+    """
+    route = _PlainRoute(path, Served(handler, method, path), methods=[method], name=handler.__name__)
+    route.queries = queries
+    return route

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
+from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -38,17 +40,19 @@ from windlass_operator.domain.errors import TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger.intake import when_of
+from windlass_operator.ledger.outcomes import Outcome
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
 from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.handover import step_from_row
 from windlass_operator.services.projection import facts_of_run
+from windlass_operator.services.results import ResultService
 from windlass_operator.services.resumption import ResumeService
-from windlass_operator.services.runs import Changes, RunService
+from windlass_operator.services.runs import RunService
 from windlass_operator.services.submission import Submission, SubmissionService
 
 _LONGEST_WAIT: Final = 60.0
-_LOOK_AGAIN: Final = 1.0
+_PLAIN_WAIT: Final = re.compile(rb"wait=\d{1,9}(ms|s|m)")
 _ROOT: Final = "/api/v1/namespaces/{namespace}"
 _LOCATION: Final = {"Location": {"description": "Path of the run.", "schema": {"type": "string"}}}
 
@@ -82,9 +86,9 @@ class RunEndedError(WindlassError):
 
     http_status = 409
 
-    def __init__(self, run: Mapping[str, Any]) -> None:
-        self.code = f"Run{run['state']}"
-        super().__init__(f"Run {run['id']} is {run['state']}: {run['message'] or run['reason'] or 'no reason given'}")
+    def __init__(self, run: Outcome) -> None:
+        self.code = f"Run{run.state}"
+        super().__init__(f"Run {run.id} is {run.state}: {run.message or run.reason or 'no reason given'}")
 
 
 class AttemptNotFoundError(WindlassError):
@@ -105,14 +109,14 @@ class PublicRoutes:
         submissions: SubmissionService,
         runs: RunService,
         blobs: BlobService,
-        changes: Changes,
+        results: ResultService,
         resumption: ResumeService,
     ) -> None:
         self._permits = permits
         self._submissions = submissions
         self._runs = runs
         self._blobs = blobs
-        self._changes = changes
+        self._results = results
         self._resumption = resumption
 
     def router(self) -> APIRouter:
@@ -225,17 +229,25 @@ class PublicRoutes:
         return router
 
     def plain_routes(self) -> list[Route]:
-        """Return what is served without FastAPI: the hot route, where that would be two thirds of the work.
+        """Return what is served without FastAPI: the hot routes, where that would be two thirds of the work.
 
-        FastAPI's route of the same path describes it, and serves the requests whose query has to be refused.
+        FastAPI's routes of the same paths describe them, and serve the requests whose query may have to be refused.
         """
-        permit = self._permits.permit("create", "runs")
+        may_create, may_get = self._permits.permit("create", "runs"), self._permits.permit("get", "runs")
 
         async def trigger(request: Request) -> Response:
-            await permit(request, request.path_params["namespace"])
+            await may_create(request, request.path_params["namespace"])
             return await self.trigger(request, request.path_params["task"], NoQuery())
 
-        return [plain_route("POST", f"{_ROOT}/tasks/{{task}}/runs", trigger)]
+        async def get_result(request: Request) -> Response:
+            await may_get(request, request.path_params["namespace"])
+            query = ResultQuery(**request.query_params)
+            return await self.get_result(request, request.path_params["run"], query)
+
+        return [
+            plain_route("POST", f"{_ROOT}/tasks/{{task}}/runs", trigger),
+            plain_route("GET", f"{_ROOT}/runs/{{run}}/result", get_result, queries=_PLAIN_WAIT),
+        ]
 
     async def trigger(self, request: Request, task: str, _query: Annotated[NoQuery, Query()]) -> Response:
         """Start a run of a Task.
@@ -301,7 +313,7 @@ class PublicRoutes:
         """Get the payload of a run, however large."""
         project = _project(request)
         row = await self._runs.get(project, run)
-        return await self._value(project, row, "payload")
+        return await self._value(project, row["id"], row["payload"], row["payload_sha256"])
 
     async def get_tree(self, request: Request, run: str, query: Annotated[TreeQuery, Query()]) -> Response:
         """Get a run with all that it has led to.
@@ -401,18 +413,13 @@ class PublicRoutes:
         The result itself (200), the run that has not ended (202), or why there is none (409).
         """
         project = _project(request)
-        until = time.monotonic() + _seconds(query.wait)
-        while True:
-            row = await self._runs.get(project, run)
-            left = until - time.monotonic()
-            if RunState(row["state"]).final or left <= 0 or await request.is_disconnected():
-                break
-            await self._changes.wait(row["id"], min(left, _LOOK_AGAIN))
-        if not RunState(row["state"]).final:
-            return _json(run_json(row), 202, {"Retry-After": "1"})
-        if row["state"] != RunState.SUCCEEDED.value:
-            raise RunEndedError(row)
-        return await self._value(project, row, "result")
+        run_id = _run_id(run) or (await self._runs.get(project, run))["id"]
+        outcome = await self._results.wait(project, run_id, _seconds(query.wait), request.is_disconnected)
+        if outcome is None:
+            return _json(run_json(await self._runs.get(project, str(run_id))), 202, {"Retry-After": "1"})
+        if outcome.state is not RunState.SUCCEEDED:
+            raise RunEndedError(outcome)
+        return await self._value(project, run_id, outcome.result, outcome.result_sha256)
 
     async def cancel(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
         """Cancel a run.
@@ -438,11 +445,11 @@ class PublicRoutes:
         await self._resumption.resume(project, row["id"], row["task"], body.version)
         return _json(run_json(await self._runs.get(project, str(row["id"]))), 202)
 
-    async def _value(self, project: Project, row: Mapping[str, Any], name: Literal["payload", "result"]) -> Response:
+    async def _value(self, project: Project, run_id: UUID, text: str | None, sha256: str | None) -> Response:
         """Return a JSON value of a run as it was stored: neither decoded nor encoded again."""
-        data: bytes | str = row[name] or "null"
-        if row[f"{name}_sha256"]:
-            data = await self._blobs.get(project.uid, row["id"], row[f"{name}_sha256"])
+        data: bytes | str = text or "null"
+        if sha256:
+            data = await self._blobs.get(project.uid, run_id, sha256)
         return Response(data, media_type="application/json")
 
 
@@ -517,6 +524,14 @@ def _submission(task: str, body: TriggerRequest, size: int, traceparent: str | N
         traceparent=traceparent,
         at=at,
     )
+
+
+def _run_id(run: str) -> UUID | None:
+    """Return a run's id, or None if it is said by the name of its resource."""
+    try:
+        return UUID(run)
+    except ValueError:
+        return None
 
 
 def _seconds(text: str) -> float:

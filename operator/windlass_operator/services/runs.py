@@ -1,7 +1,8 @@
 """Reading and cancelling runs: one use case behind REST and resources."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -261,7 +262,7 @@ class Changes:
     """Wake-ups within one process: who waits for a run is woken when it changed. A hint, never the only way."""
 
     def __init__(self) -> None:
-        self._waiting: dict[UUID, set[asyncio.Event]] = {}
+        self._following: dict[UUID, set[Follower]] = {}
         self._listeners: list[Callable[[UUID], None]] = []
 
     def listen(self, listener: Callable[[UUID], None]) -> None:
@@ -276,20 +277,40 @@ class Changes:
 
     def wake(self, run_id: UUID) -> None:
         """Wake those who wait, without telling the listeners: the news came from outside."""
-        for event in self._waiting.get(run_id, ()):
-            event.set()
+        for follower in self._following.get(run_id, ()):
+            follower.wake()
 
-    async def wait(self, run_id: UUID, seconds: float) -> None:
-        """Return when the run may have changed, or after ``seconds``."""
-        event = asyncio.Event()
-        self._waiting.setdefault(run_id, set()).add(event)
+    @contextmanager
+    def follow(self, run_id: UUID) -> "Iterator[Follower]":
+        """Be told of the changes of a run for the duration of the block."""
+        follower = Follower()
+        self._following.setdefault(run_id, set()).add(follower)
         try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
+            yield follower
         finally:
-            waiting = self._waiting[run_id]
-            waiting.discard(event)
-            if not waiting:
-                del self._waiting[run_id]
+            following = self._following[run_id]
+            following.discard(follower)
+            if not following:
+                del self._following[run_id]
+
+
+class Follower:
+    """Waits for a run to change. Made by :meth:`Changes.follow`."""
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """The run may have changed."""
+        self._woken.set()
+
+    def clear(self) -> None:
+        """Forget what was told: whoever calls this looks next."""
+        self._woken.clear()
+
+    async def wait(self, seconds: float) -> bool:
+        """Return when the run may have changed since :meth:`clear`, or after ``seconds``: whether anything was told."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        return self._woken.is_set()
