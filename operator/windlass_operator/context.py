@@ -65,29 +65,12 @@ _APART_RARE: Final = timedelta(milliseconds=200)
 _SEEN_BY_WATCH: Final = metrics.RUNS_OBSERVED.labels("watch")
 
 
-class Signal:
-    """Wakes everybody who waits for work."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def set(self) -> None:
-        """Wake those who wait now."""
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be work, or after ``seconds``."""
-        event = self._event
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
-
-
 class Context:
     """What every process has: ledger, platform, blobs, wake-ups and the services on them.
+
+    Attributes:
+        show: Called when a run has changed, here or elsewhere. The leader of this process, if there is one, sets it.
+        plan: The same when runs may start for which no runner waits in this process.
 
     Args:
         config: Of the installation.
@@ -111,8 +94,9 @@ class Context:
         self.changes = Changes()
         self.wakeups = Wakeups(config.postgres_uri, self._woken, self._start)
         self.changes.listen(self.wakeups.changed)
-        self.work = Signal()
-        self.changes.listen(lambda _: self.work.set())
+        self.show: Callable[[], None] = _nobody
+        self.plan: Callable[[], None] = _nobody
+        self.changes.listen(lambda _: self.show())
         self.store = _store(config, self.database)
         self.blobs = BlobService(self.database, self.store)
         self.exporter = _exporter(config, service)
@@ -120,8 +104,7 @@ class Context:
         self.attempts = AttemptService(self.database, self.changes, record)
         self.desk = ClaimDesk(self.attempts.claims)
         self.attempts.take_next = self.desk.next
-        self.database.on_startable(self.desk.wake)
-        self.database.on_startable(self.wakeups.startable)
+        self.database.on_startable(self._startable)
         self.protection = ProtectionService(self.database, self.cluster, self.changes)
         self.steps = StepService(self.database, self.changes, protection=self.protection)
         self.events = EventService(self.database, self.attempts, self.changes, keep=config.event_retention)
@@ -164,10 +147,16 @@ class Context:
     def _woken(self, run_id: UUID | None) -> None:
         if run_id is not None:
             self.changes.wake(run_id)
-        self.work.set()
+        self.show()
+
+    def _startable(self, keys: Mapping[str, int]) -> None:
+        if left := self.desk.wake(keys):  # what a runner that waits here will take concerns nobody else
+            self.wakeups.startable(left)
+            self.plan()
 
     def _start(self, keys: Mapping[str, int] | None) -> None:
         self.desk.look(keys)
+        self.plan()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -265,7 +254,7 @@ class Operator:
             Loop("resync", self._resync, every=timedelta(seconds=30)),
             Loop("gauges", self._count, every=timedelta(seconds=10)),
         ]
-        changes.listen(lambda _: self._wake())
+        context.show, context.plan = self._show, self._plan
 
     @classmethod
     async def lead(cls, context: Context, platform: Platform | None = None) -> "Operator":
@@ -274,11 +263,17 @@ class Operator:
         log.info("leading", epoch=epoch)
         return cls(context, epoch, platform)
 
-    def _wake(self) -> None:
-        self._pod_loop.wake()
-        self._pool_loop.wake()
+    def _show(self) -> None:
         self._projection_loop.wake()
         self._protection_loop.wake()
+
+    def _plan(self) -> None:
+        self._pod_loop.wake()
+        self._pool_loop.wake()
+
+    def _wake(self) -> None:
+        self._show()
+        self._plan()
 
     async def run(self) -> None:
         """Run all loops until cancelled, or until another operator leads."""
@@ -286,14 +281,8 @@ class Operator:
             async with asyncio.TaskGroup() as group:
                 for loop in self._loops:
                     group.create_task(loop.run())
-                group.create_task(self._follow_wakeups())
         finally:
             self._gauges.forget()
-
-    async def _follow_wakeups(self) -> None:
-        while True:
-            await self._context.work.wait(3600)
-            self._wake()
 
     async def run_seen(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A Run was seen, or its deletion."""
@@ -329,6 +318,8 @@ class Operator:
     async def observe_pod(self, seen: PodSeen) -> None:
         """Take note of what a look at a runner pod showed."""
         await self._pods.observe(seen)
+        if seen.ended:
+            self._plan()  # its place is free
 
     async def _project(self) -> timedelta | None:
         return timedelta(0) if await self._projection.project_due() else None
@@ -370,6 +361,10 @@ class Operator:
             self._queues.resync,
             self._pools.resync,
         )
+
+
+def _nobody() -> None:
+    """Nobody leads in this process."""
 
 
 def _store(config: Config, database: Database) -> BlobStore:

@@ -302,6 +302,61 @@ async def test_the_same_question_again_ends_the_wait_of_the_first(world: World) 
     assert (await second).attempts
 
 
+async def test_others_hear_of_runs_only_when_too_few_runners_wait_here(world: World) -> None:
+    answer = waiting(world, await with_session(world, await world.reusable_pod(slots=3)), slots=3)
+    await parked(world)
+    ((key, claimer),) = world.desk._keys.items()
+    claimer.told = 1  # one of the three places is promised
+    assert world.desk.wake({key: 2, "another": 1}) == {"another": 1}
+    assert world.desk.wake({key: 1}) == {key: 1}
+    assert world.desk.wake({key: 0}) == {key: 0}, "some time is not now"
+    await world.submit()
+    assert len((await answer).attempts) == 1
+
+
+async def test_a_claim_that_took_all_there_was_is_followed_by_no_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods = [await with_session(world, await world.reusable_pod(slots=9)) for _ in range(2)]
+    answers = [waiting(world, pod, slots=9) for pod in pods]
+    await parked(world, 2)
+    looks: list[str] = []
+    look = world.attempts.claims.look
+
+    async def counted(key: str, asks: Any) -> Any:
+        looks.append(key)
+        return await look(key, asks)
+
+    monkeypatch.setattr(world.attempts.claims, "look", counted)
+    await world.submit()
+    done, rest = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+    await parked(world, 1)
+    await world.submit()
+    assert [len((await one).attempts) for one in (*done, *rest)] == [1, 1]
+    assert looks == []
+
+
+async def test_what_is_told_during_a_claim_is_not_forgotten_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods = [await with_session(world, await world.reusable_pod(slots=9)) for _ in range(2)]
+    answers = [waiting(world, pod, slots=9) for pod in pods]
+    await parked(world, 2)
+    take = world.attempts.claims.take
+
+    async def told_meanwhile(pod_key: str, asks: Any) -> Any:
+        monkeypatch.undo()
+        taken = await take(pod_key, asks)
+        world.database._startable.clear()
+        await world.submit()  # by another process, which tells of it before this claim is answered
+        world.desk.look({pod_key: 1})
+        return taken
+
+    monkeypatch.setattr(world.attempts.claims, "take", told_meanwhile)
+    await world.submit()
+    assert [len((await asyncio.wait_for(one, 10)).attempts) for one in answers] == [1, 1]
+
+
 async def test_an_end_with_nothing_to_claim_is_answered_at_once_and_costs_no_query(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

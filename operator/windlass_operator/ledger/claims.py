@@ -3,7 +3,7 @@
 Locks: the pods in order of their ids first, then attempts whose tokens are renewed, then queues, then runs.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -65,7 +65,7 @@ class Locked:
     held: list[dict[str, Any]]
     """See :func:`attempts_of_pods`."""
     queues: list[dict[str, Any]]
-    """In which runs of the key wait, not locked."""
+    """In which runs of the key wait, not locked. See :func:`queues.of_key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +90,20 @@ async def lock_pods(connection: Connection, ids: Collection[UUID]) -> dict[UUID,
     return {row["id"]: _pod(row) for row in rows}
 
 
-async def lock_all(connection: Connection, pod_key: str, claims: Sequence[tuple[UUID, str]]) -> Locked:
+async def lock_all(connection: Connection, pod_key: str, claims: Sequence[tuple[UUID, str]], n: int) -> Locked:
     """Lock the pods that ask for runs of a key, and return what decides on their claims. One round trip.
 
     Args:
         connection: The transaction.
         pod_key: Of the pods.
         claims: A pod and a claim id each.
+        n: Runs that they ask for.
     """
     async with connection.pipeline():
         await connection.plan_once()
         pods = await connection.execute(_SQL["lock_pods"], {"ids": list({pod_id for pod_id, _ in claims})})
         held = await _attempts_of_pods(connection, claims)  # a statement of its own: it sees what the locks waited for
-        waiting = await queues.of_key(connection, pod_key)
+        waiting = await queues.of_key(connection, pod_key, n)
         return Locked(
             {row["id"]: _pod(row) for row in await pods.fetchall()}, await held.fetchall(), await waiting.fetchall()
         )
@@ -167,23 +168,20 @@ async def renew_tokens(connection: Connection, tokens: Sequence[tuple[UUID, byte
 
 
 async def take(
-    connection: Connection, pod_key: str, waiting: Sequence[dict[str, Any]], places: Sequence[Place], lease: timedelta
+    connection: Connection, pod_key: str, free: Mapping[int, int], places: Sequence[Place], lease: timedelta
 ) -> list[dict[str, Any]]:
     """Open attempts for runs of a pod key that may start, in the order of ``places``.
 
     Args:
         connection: The transaction.
         pod_key: Of the pods.
-        waiting: The queues in which runs of the key wait, as they were seen without a lock.
+        free: How many runs may be taken from which queue.
         places: Where attempts can be opened.
         lease: Of the new attempts.
 
     Returns:
         What runners need of the attempts that were opened, as :func:`claimed` does.
     """
-    free = await queues.admit(connection, waiting, len(places))
-    if not free:
-        return []
     parameters = {
         "pod_key": pod_key,
         "n": len(places),

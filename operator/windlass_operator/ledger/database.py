@@ -107,7 +107,7 @@ class Database:
     ) -> None:
         self._now = now
         self._longest = longest.total_seconds()
-        self._startable: list[Callable[[Mapping[str, int]], None]] = []
+        self._startable: list[Callable[[Mapping[str, int]], object]] = []
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             uri,
             connection_class=Connection,
@@ -130,7 +130,7 @@ class Database:
             },
         )
 
-    def on_startable(self, listener: Callable[[Mapping[str, int]], None]) -> None:
+    def on_startable(self, listener: Callable[[Mapping[str, int]], object]) -> None:
         """Call ``listener`` after each commit that lets runs start, with how many of each pod key."""
         self._startable.append(listener)
 

@@ -30,13 +30,16 @@ class Limits:
     max_length: int | None
 
 
-async def of_key(connection: Connection, pod_key: str) -> AsyncCursor[DictRow]:
-    """Ask for the queues in which runs of a pod key wait. :func:`admit` needs the rows."""
-    return await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key})
+async def of_key(connection: Connection, pod_key: str, n: int) -> AsyncCursor[DictRow]:
+    """Ask for the queues in which runs of a pod key wait, and how many are due in each, up to ``n``.
+
+    :func:`admit` needs the rows.
+    """
+    return await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key, "n": n})
 
 
-async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]], n: int) -> dict[int, int]:
-    """Return how many runs a claim may take from each of its key's queues, at most ``n``.
+async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """Return how many runs a claim may take from each of its key's queues, where there are any.
 
     A queue with a limit stays locked until the transaction ends, so that two claims never take the same slot. One that
     is full as it is seen without the lock is left alone: what frees a slot also wakes the claims.
@@ -44,9 +47,9 @@ async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]], n: in
     Args:
         connection: The transaction.
         rows: Of :func:`of_key`.
-        n: Runs at most.
     """
-    seen = {row["id"]: _facts(row, row["running"]) for row in rows}
+    due = {row["id"]: row["due"] for row in rows if row["due"]}
+    seen = {row["id"]: _facts(row, row["running"]) for row in rows if row["id"] in due}
     limited = [queue_id for queue_id, facts in seen.items() if facts.concurrency is not None and facts.free()]
     if limited:
         locked = await (await connection.execute(_SQL["lock_queues"], {"ids": limited})).fetchall()
@@ -54,7 +57,7 @@ async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]], n: in
         running = {row["queue_id"]: row["running"] for row in counted}
         seen |= {row["id"]: _facts(row, running.get(row["id"], 0)) for row in locked}
     free = {queue_id: facts.free() for queue_id, facts in seen.items()}
-    return {queue_id: n if slots is None else min(n, slots) for queue_id, slots in free.items() if slots != 0}
+    return {i: due[i] if slots is None else min(due[i], slots) for i, slots in free.items() if slots != 0}
 
 
 async def facts(database: Database, ids: Collection[int]) -> dict[int, QueueFacts]:

@@ -75,11 +75,13 @@ class ClaimDesk:
         self._keys: dict[str, _Claimer] = {}
         self._known: dict[str, _Known] = {}
 
-    def wake(self, keys: Mapping[str, int]) -> None:
-        """So many runs of these keys may start now, by what this process has committed; 0: later."""
-        for key, runs in keys.items():
-            if key in self._keys:
-                self._keys[key].wake(runs)
+    def wake(self, keys: Mapping[str, int]) -> dict[str, int]:
+        """So many runs of these keys may start now, by what this process has committed; 0: later.
+
+        Returns:
+            Those keys of which not everybody has a runner that waits here: others should hear of them.
+        """
+        return {key: runs for key, runs in keys.items() if key not in self._keys or not self._keys[key].wake(runs)}
 
     def look(self, keys: Mapping[str, int] | None) -> None:
         """Runs of these keys may start, by what another process has committed; None: of any."""
@@ -192,12 +194,14 @@ class _Claimer:
     task: "asyncio.Task[None] | None" = None
     returns: "set[asyncio.Task[None]]" = field(default_factory=set)
 
-    def wake(self, runs: int) -> None:
-        """Runs may start: so many, or, if that is 0, an unknown number."""
+    def wake(self, runs: int) -> bool:
+        """Runs may start: so many, or, if that is 0, an unknown number. Returns whether there is room for all here."""
+        room = sum(waiter.ask.slots for waiter in self.waiting if not (waiter.busy or waiter.gone)) - self.told
         self.told += runs
         if not runs:
             self.look_at = 0.0
         self.news.set()
+        return 0 < runs <= room
 
     def park(self, waiter: _Waiter) -> bool:
         """Let somebody wait; False: there is nothing, and they do not wait."""
@@ -269,13 +273,13 @@ class _Claimer:
 
     async def _take(self, batch: list[_Waiter]) -> None:
         tried, self.told, self.due = self.due, 0, False
+        self._pause()  # before: whoever tells of something meanwhile is heard
         for waiter in batch:
             waiter.busy = True
         try:
             answers = await self.claims.take(self.key, [waiter.ask for waiter in batch])
         except Exception as error:
             self._fail(batch, error)
-            self._pause()
             return
         finally:
             for waiter in batch:
@@ -285,11 +289,10 @@ class _Claimer:
             waiter.ask = replace(waiter.ask, session=answer.session)
             if answer.settled or waiter.gone or not waiter.waits:
                 self._give(waiter, answer)
-        if any(answer.attempts for answer in answers):
-            self.look_at = 0.0  # there may be more than was told of
-        else:
-            self._pause()
+        if not any(answer.attempts for answer in answers):
             self.timed = tried  # what is due and was not taken is held by a queue: no reason to look at once
+        elif any(answer.more for answer in answers):
+            self.look_at = 0.0
 
     async def _look(self) -> None:
         waiting = list(self.waiting)

@@ -24,7 +24,7 @@ from windlass_operator.domain.errors import (
     WindlassError,
 )
 from windlass_operator.domain.ids import new_id, token_hash
-from windlass_operator.ledger import claims
+from windlass_operator.ledger import claims, queues
 from windlass_operator.ledger.claims import LockedPod, Outlook, Place
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.closing import Closing, End, at_once, handed_back
@@ -79,6 +79,8 @@ class Answer:
     slots: int = 1
     over: bool = False
     """Nothing comes any more, however long the question waits."""
+    more: bool = False
+    """More runs may start than were taken, as far as its transaction has seen."""
     error: WindlassError | None = None
     """Why it is refused; the others of its batch are answered all the same."""
 
@@ -143,7 +145,8 @@ class ClaimService:
         tried: set[UUID] = set()
 
         async def work(connection: Connection) -> list[Answer]:
-            locked = await claims.lock_all(connection, pod_key, [(ask.pod_id, ask.claim_id) for ask in asks])
+            n = sum(ask.slots for ask in asks)
+            locked = await claims.lock_all(connection, pod_key, [(ask.pod_id, ask.claim_id) for ask in asks], n)
             batch = _Batch(asks, locked.pods, tried)
             batch.sort_out(locked.held)
             renewed = set()
@@ -151,11 +154,13 @@ class ClaimService:
                 tokens = [(attempt_id, token_hash(batch.secrets[attempt_id])) for attempt_id in batch.held]
                 # One that ended since we looked is nobody's any more: no runner must begin what has been done.
                 renewed = await claims.renew_tokens(connection, tokens, config.FIRST_LEASE)
-            places = batch.places()
+            free = await queues.admit(connection, locked.queues) if batch.asks_for_runs else {}
+            places = batch.places(sum(free.values()))
             tried.update(place.id for place in places)
-            new = await claims.take(connection, pod_key, locked.queues, places, config.FIRST_LEASE) if places else []
+            new = await claims.take(connection, pod_key, free, places, config.FIRST_LEASE) if places else []
             opened[:] = new
-            await batch.note(connection, {row["pod_id"] for row in new})
+            more = sum(free.values()) > len(new) or any(row["due"] >= n for row in locked.queues)
+            await batch.note(connection, {row["pod_id"] for row in new}, more=more)
             took = {**{i: index for i, index in batch.held.items() if i in renewed}, **batch.taken(new)}
             for row in [*(await claims.claimed(connection, list(renewed)) if renewed else []), *new]:
                 token = f"{row['id']}.{batch.secrets[row['id']]}"
@@ -273,11 +278,18 @@ class _Batch:
             promised[pod.id] += self._wants[index]
         self.secrets = {attempt_id: secrets.token_urlsafe(24) for attempt_id in self.held}
 
-    def places(self) -> list[Place]:
-        """Return attempts to open if there are runs: one for each question in turn, until none wants more."""
-        places = []
+    @property
+    def asks_for_runs(self) -> bool:
+        """Whether any question may take something."""
+        return any(self._wants)
+
+    def places(self, runs: int) -> list[Place]:
+        """Return attempts to open for so many runs: one for each question in turn, until none wants more."""
+        places: list[Place] = []
         for turn in range(max(self._wants, default=0)):
             for index, ask in enumerate(self._asks):
+                if len(places) == runs:
+                    return places
                 if self._wants[index] > turn:
                     attempt_id, secret = new_id(), secrets.token_urlsafe(24)
                     self.secrets[attempt_id] = secret
@@ -289,7 +301,7 @@ class _Batch:
         """Return the attempts that were opened, each with the position of its question."""
         return {row["id"]: self._places[row["id"]] for row in opened}
 
-    async def note(self, connection: Connection, took: set[UUID]) -> None:
+    async def note(self, connection: Connection, took: set[UUID], *, more: bool) -> None:
         """Write what has become of the pods, as far as it is news; and what the answers say of it."""
         if self._notes:
             await claims.note_claims(connection, list(self._notes.values()))
@@ -297,12 +309,14 @@ class _Batch:
         news = [i for i in took if pods[i].state != "Claimed" or pods[i].idle]
         if news:
             await claims.pods_claimed(connection, news)
+        for key in {pods[i].pod_key for i in news if pods[i].state != "Claimed" and not pods[i].reuse}:
+            connection.may_start(key, 0)  # one pod fewer is on its way, or ready: another one may be started
         kept = {i: p for i, p in pods.items() if p.reuse or p.ahead}
         idle = [i for i, p in kept.items() if not p.idle and not p.leaves and not self._open[i] and i not in took]
         if idle:
             await claims.pods_idle(connection, idle)
         for ask, answer in self._accepted():
-            pod = pods[ask.pod_id]
+            pod, answer.more = pods[ask.pod_id], more
             # A single-use pod that was started ahead asks until it has taken something.
             answer.again = not pod.leaves and (pod.reuse or (pod.ahead and not answer.over and pod.id not in took))
 

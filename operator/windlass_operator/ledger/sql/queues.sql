@@ -1,6 +1,6 @@
 -- name: queues_of_key
--- The queues in which runs of a pod key wait, one probe of the index for each, whatever their number of runs. What is open is
--- only counted where it matters.
+-- The queues in which runs of a pod key wait, one probe of the index for each, whatever their number of runs, and how many
+-- of those runs are due, as far as they are asked for. What is open is only counted where it matters.
 WITH RECURSIVE found AS (
     (SELECT queue_id FROM queue_entry WHERE pod_key = %(pod_key)s ORDER BY queue_id LIMIT 1)
     UNION ALL
@@ -8,7 +8,11 @@ WITH RECURSIVE found AS (
              ORDER BY e.queue_id LIMIT 1) FROM found WHERE found.queue_id IS NOT NULL)
 SELECT q.id, q.name, q.concurrency, q.paused, q.named AND q.resource_uid IS NULL AS missing,
        CASE WHEN q.concurrency IS NULL THEN 0
-            ELSE (SELECT count(*) FROM attempt a WHERE a.queue_id = q.id AND a.closed_at IS NULL) END AS running
+            ELSE (SELECT count(*) FROM attempt a WHERE a.queue_id = q.id AND a.closed_at IS NULL) END AS running,
+       (SELECT count(*) FROM (
+           SELECT FROM queue_entry e
+            WHERE e.pod_key = %(pod_key)s AND e.queue_id = q.id AND e.available_at <= ledger_now()
+              AND (e.expires_at IS NULL OR e.expires_at > ledger_now()) LIMIT %(n)s) d) AS due
   FROM found JOIN queue q ON q.id = found.queue_id;
 
 -- name: lock_queues
