@@ -57,7 +57,7 @@ def runner(api: FakeRuntime, **env: str) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
-        for pid in reversed(descendants(process.pid)):
+        for pid in descendants(process.pid):  # parents first: who dies must not be reported by those above it
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.communicate()
