@@ -1,7 +1,7 @@
 """A client of Restate or of Windlass, over kept HTTP connections.
 
-Argument: JSON with ``url``; for Windlass also ``token``. Restate answers the trigger with the result; Windlass answers
-it with a run, whose result is then read, held until it is there.
+Argument: JSON with ``url``; for Windlass also ``token``. Both answer the trigger with the result; Windlass answers it
+with the run after a minute, whose result is then asked for.
 """
 
 import asyncio
@@ -30,16 +30,16 @@ def _windlass(session: aiohttp.ClientSession, url: str, token: str) -> Trigger:
     headers = {"Authorization": f"Bearer {token}"}
 
     async def trigger(task: str, key: str, argument: int) -> Any:
-        body = {"payload": {"key": key, "count": argument}}
-        async with session.post(f"{url}/tasks/{task}/runs", json=body, headers=headers) as answer:
-            answer.raise_for_status()
-            run = (await answer.json())["id"]
+        body: Any = {"payload": {"key": key, "count": argument}}
+        method, asked = "POST", f"{url}/tasks/{task}/runs?wait=60s"
         while True:
-            async with session.get(f"{url}/runs/{run}/result?wait=60s", headers=headers) as answer:
-                if answer.status == 200:
-                    return await answer.json()
-                if answer.status != 202:
-                    raise RuntimeError(f"{key}: {answer.status} {await answer.text()}")
+            async with session.request(method, asked, json=body, headers=headers) as answer:
+                said = await answer.json()
+            if answer.status == 200:
+                return said
+            if answer.status != 202:
+                raise RuntimeError(f"{key}: {answer.status} {said}")
+            method, asked, body = "GET", f"{url}/runs/{said['id']}/result?wait=60s", None
 
     return trigger
 

@@ -61,7 +61,7 @@ log = structlog.get_logger()
 _APART: Final = timedelta(milliseconds=50)
 """From one look for pods to start, or statuses to write, to the next: each asks the ledger about everything."""
 _APART_RARE: Final = timedelta(milliseconds=200)
-"""The same for pods to protect: nearly no change of a run is about that."""
+"""The same for pods to protect and pools to scale: nearly no change of a run is about that."""
 _SEEN_BY_WATCH: Final = metrics.RUNS_OBSERVED.labels("watch")
 
 
@@ -101,7 +101,7 @@ class Context:
         self.blobs = BlobService(self.database, self.store)
         self.exporter = _exporter(config, service)
         record = Recorder(self.exporter.send if self.exporter else None, ratio=config.trace_ratio)
-        self.attempts = AttemptService(self.database, self.changes, record)
+        self.attempts = AttemptService(self.database, self.changes, record, begun=self.changes.begun)
         self.desk = ClaimDesk(self.attempts.claims)
         self.attempts.take_next = self.desk.next
         self.database.on_startable(self._startable)
@@ -236,7 +236,7 @@ class Operator:
         self._marker = PodMarker(database, cluster, epoch=epoch)
         self._gauges = GaugeService(database)
         self._pod_loop = Loop("pod planning", self._pods.start_due, every=timedelta(seconds=1), apart=_APART)
-        self._pool_loop = Loop("pool scaling", self._scaler.scale, every=timedelta(seconds=1), apart=_APART)
+        self._pool_loop = Loop("pool scaling", self._scaler.scale, every=timedelta(seconds=1), apart=_APART_RARE)
         self._projection_loop = Loop("projection", self._project, every=timedelta(seconds=1), apart=_APART)
         self._protection_loop = Loop("protection", self._marker.mark, every=timedelta(seconds=5), apart=_APART_RARE)
         self._loops = [

@@ -22,7 +22,15 @@ from windlass_operator.api.openapi import BATCH_BODY, RESUME_BODY, TRIGGER_BODY,
 from windlass_operator.api.permits import Permits
 from windlass_operator.api.permits import project_of as _project
 from windlass_operator.api.plain import plain_route
-from windlass_operator.api.queries import ItemsQuery, LogsQuery, NoQuery, ResultQuery, RunsQuery, TreeQuery
+from windlass_operator.api.queries import (
+    ItemsQuery,
+    LogsQuery,
+    NoQuery,
+    ResultQuery,
+    RunsQuery,
+    TreeQuery,
+    TriggerQuery,
+)
 from windlass_operator.api.schemas import (
     AttemptPage,
     BatchAnswer,
@@ -113,6 +121,7 @@ class PublicRoutes:
         resumption: ResumeService,
     ) -> None:
         self._permits = permits
+        self._may_get = permits.permit("get", "runs")
         self._submissions = submissions
         self._runs = runs
         self._blobs = blobs
@@ -155,10 +164,11 @@ class PublicRoutes:
                 201: {**run, "headers": _LOCATION},
                 200: {
                     **run,
-                    "description": "A run with this idempotency key that was there before.",
+                    "description": "A run with this idempotency key that was there before; with `wait`, a result.",
                     "headers": _LOCATION,
                 },
-                **refusals(413, 415, 422),
+                202: {**run, "description": "With `wait`: the run, which has not ended.", "headers": _LOCATION},
+                **refusals(409, 413, 415, 422),
             },
             status_code=201,
             openapi_extra=TRIGGER_BODY,
@@ -233,39 +243,44 @@ class PublicRoutes:
 
         FastAPI's routes of the same paths describe them, and serve the requests whose query may have to be refused.
         """
-        may_create, may_get = self._permits.permit("create", "runs"), self._permits.permit("get", "runs")
+        may_create = self._permits.permit("create", "runs")
 
         async def trigger(request: Request) -> Response:
             await may_create(request, request.path_params["namespace"])
-            return await self.trigger(request, request.path_params["task"], NoQuery())
+            return await self.trigger(request, request.path_params["task"], TriggerQuery(**request.query_params))
 
         async def get_result(request: Request) -> Response:
-            await may_get(request, request.path_params["namespace"])
+            await self._may_get(request, request.path_params["namespace"])
             query = ResultQuery(**request.query_params)
             return await self.get_result(request, request.path_params["run"], query)
 
         return [
-            plain_route("POST", f"{_ROOT}/tasks/{{task}}/runs", trigger),
+            plain_route("POST", f"{_ROOT}/tasks/{{task}}/runs", trigger, queries=_PLAIN_WAIT),
             plain_route("GET", f"{_ROOT}/runs/{{run}}/result", get_result, queries=_PLAIN_WAIT),
         ]
 
-    async def trigger(self, request: Request, task: str, _query: Annotated[NoQuery, Query()]) -> Response:
+    async def trigger(self, request: Request, task: str, query: Annotated[TriggerQuery, Query()]) -> Response:
         """Start a run of a Task.
 
         The answer comes after the commit: an accepted run reaches exactly one final state. A header `traceparent` makes
-        the run a part of that trace.
+        the run a part of that trace. With `wait`, which also needs the permission to get runs, the answer is the one of
+        the run's result, whose `Location` tells which run it is.
         """
+        if query.wait is not None:
+            await self._may_get(request, request.path_params["namespace"])
         project = _project(request)
         # One level more than a payload may have: the body is an object around it.
         value, size = await self._asked(request, project, task, depth=DEPTH + 1)
         body = validated(TriggerRequest, value)
         wanted = _submission(task, body, size, request.headers.get("traceparent"))
-        accepted = await self._submissions.trigger(project, wanted)
+        accepted = await self._submissions.trigger(project, wanted, shown=query.wait is None)
+        location = {"Location": f"/api/v1/namespaces/{project.namespace}/runs/{accepted.run_id}"}
+        if query.wait is not None:
+            return await self._result(request, accepted.run_id, query.wait, location)
         run = run_json(accepted.row or await self._runs.get(project, str(accepted.run_id)))
         if accepted.deduplicated:
             run["deduplicated"] = True
-        location = f"/api/v1/namespaces/{project.namespace}/runs/{accepted.run_id}"
-        return _json(run, 200 if accepted.deduplicated else 201, {"Location": location})
+        return _json(run, 200 if accepted.deduplicated else 201, location)
 
     async def trigger_batch(self, request: Request, task: str, _query: Annotated[NoQuery, Query()]) -> Response:
         """Start up to 1,000 runs of a Task.
@@ -412,14 +427,20 @@ class PublicRoutes:
 
         The result itself (200), the run that has not ended (202), or why there is none (409).
         """
+        run_id = _run_id(run) or (await self._runs.get(_project(request), run))["id"]
+        return await self._result(request, run_id, query.wait, {})
+
+    async def _result(self, request: Request, run_id: UUID, wait: str, headers: dict[str, str]) -> Response:
         project = _project(request)
-        run_id = _run_id(run) or (await self._runs.get(project, run))["id"]
-        outcome = await self._results.wait(project, run_id, _seconds(query.wait), request.is_disconnected)
+        outcome = await self._results.wait(project, run_id, _seconds(wait), request.is_disconnected)
         if outcome is None:
-            return _json(run_json(await self._runs.get(project, str(run_id))), 202, {"Retry-After": "1"})
+            run = run_json(await self._runs.get(project, str(run_id)))
+            return _json(run, 202, {**headers, "Retry-After": "1"})
         if outcome.state is not RunState.SUCCEEDED:
             raise RunEndedError(outcome)
-        return await self._value(project, run_id, outcome.result, outcome.result_sha256)
+        answer = await self._value(project, run_id, outcome.result, outcome.result_sha256)
+        answer.headers.update(headers)
+        return answer
 
     async def cancel(self, request: Request, run: str, _query: Annotated[NoQuery, Query()]) -> Response:
         """Cancel a run.

@@ -130,6 +130,14 @@ class LogsQuery(NoQuery):
         return int(attempt), int(line)
 
 
+class TriggerQuery(NoQuery):
+    """Whether to wait for the result."""
+
+    wait: Wait | None = Field(
+        None, description="Hold the request until the run has ended, at most one minute, and answer as `/result` does."
+    )
+
+
 class ResultQuery(NoQuery):
     """How long to wait for a result."""
 

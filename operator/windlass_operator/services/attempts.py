@@ -47,15 +47,21 @@ class AttemptService:
         database: The ledger.
         changed: Called after each commit that changed a run, as a wake-up for whoever waits.
         record: Counts, logs and traces what happened.
+        begun: Called instead of ``changed`` after a commit that opened an attempt; None: that is.
     """
 
     def __init__(
-        self, database: Database, changed: Callable[[UUID], None] = lambda _: None, record: Recorder | None = None
+        self,
+        database: Database,
+        changed: Callable[[UUID], None] = lambda _: None,
+        record: Recorder | None = None,
+        *,
+        begun: Callable[[UUID], None] | None = None,
     ) -> None:
         self._database = database
         self._record = record or Recorder()
         self._closing = Closing(database, changed, self._record)
-        self.claims = ClaimService(database, self._closing, changed, self._record)
+        self.claims = ClaimService(database, self._closing, begun or changed, self._record)
         self.take_next: Callable[[str, Ask], Awaitable[Answer]] = self._take_by_itself
         """Answers the claim that comes with the end of an attempt. Where pods wait for work, with theirs."""
 

@@ -108,14 +108,14 @@ class ClaimService:
     Args:
         database: The ledger.
         closing: Ends attempts that nobody took.
-        changed: Called after each commit that changed a run.
+        begun: Called after each commit that opened an attempt, with its run.
         record: Counts, logs and traces what happened.
     """
 
-    def __init__(self, database: Database, closing: Closing, changed: Callable[[UUID], None], record: Recorder) -> None:
+    def __init__(self, database: Database, closing: Closing, begun: Callable[[UUID], None], record: Recorder) -> None:
         self._database = database
         self._closing = closing
-        self._changed = changed
+        self._begun = begun
         self._record = record
 
     async def find(self, pod: PodIdentity) -> tuple[UUID, str]:
@@ -172,7 +172,7 @@ class ClaimService:
             self._record.claimed(row)
         for answer in answers:
             for attempt in answer.attempts:
-                self._changed(UUID(attempt.run_id))
+                self._begun(UUID(attempt.run_id))
         return answers
 
     async def give_back(self, answer: Answer) -> None:

@@ -272,6 +272,10 @@ class Changes:
     def __call__(self, run_id: UUID) -> None:
         """Wake those who wait for this run."""
         self.wake(run_id)
+        self.begun(run_id)
+
+    def begun(self, run_id: UUID) -> None:
+        """The run has begun: tell the listeners, and nobody who waits for its end."""
         for listener in self._listeners:
             listener(run_id)
 

@@ -98,6 +98,8 @@ class Prepared:
     """The caller's trace."""
     place: TraceContext | None
     """Place of the submission's own span."""
+    shown: bool = True
+    """Its row is part of the answer."""
 
     @property
     def key(self) -> handles.Key | None:
@@ -154,10 +156,15 @@ class SubmissionService:
         self._changed = changed
         self._record = record or Recorder()
 
-    async def trigger(self, project: Project, wanted: Submission) -> Accepted:
+    async def trigger(self, project: Project, wanted: Submission, *, shown: bool = True) -> Accepted:
         """Accept a run from the REST API or refuse it at once.
 
         A caller whose idempotency key stands for a run that has not failed gets that run, whatever its payload is.
+
+        Args:
+            project: Of the run.
+            wanted: What is to be run.
+            shown: Whether the answer shows the new run's row.
 
         Raises:
             TaskNotFoundError: The Task does not exist.
@@ -168,7 +175,7 @@ class SubmissionService:
             QueueFullError: As many runs wait as the queue allows.
         """
         [prepared] = await self.prepare(project, [wanted])
-        done = await self._singles(project, prepared)
+        done = await self._singles(project, replace(prepared, shown=shown))
         if isinstance(done.became, WindlassError):
             raise done.became
         self.tell(project, [done.prepared], [done.became], source="rest")
@@ -192,7 +199,8 @@ class SubmissionService:
                 refused.clear()
                 project_id = await runs.ensure_project(connection, project.uid, project.namespace)
                 accepted = await self.insert(connection, project_id, project, left, refused=refused)
-                rows = await runs.new_rows(connection, [one.run_id for one in accepted if not one.deduplicated])
+                shown = [a.run_id for one, a in zip(left, accepted, strict=True) if one.shown and not a.deduplicated]
+                rows = await runs.new_rows(connection, shown) if shown else {}
                 return [replace(one, row=rows.get(one.run_id)) for one in accepted]
 
             try:
