@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -513,8 +514,9 @@ async def set_credential_hash(database: Database, project_id: int, credential_ha
     await database.fetch(_SQL["set_credential_hash"], {"project_id": project_id, "credential_hash": credential_hash})
 
 
+@lru_cache(maxsize=64)
 def decode_snapshot(text: str) -> TaskSnapshot:
-    """Return the snapshot that ``task_version.spec`` keeps."""
+    """Return the snapshot that ``task_version.spec`` keeps. Most runs are of a few Tasks: theirs is shared."""
     return msgspec.json.decode(text, type=TaskSnapshot)
 
 

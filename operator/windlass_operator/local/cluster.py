@@ -43,7 +43,7 @@ class LocalCluster:
 
     async def project(self, namespace: str) -> Project:
         """Return the project of a namespace."""
-        return Project(uid=str(uuid5(NAMESPACE_URL, namespace)), namespace=namespace)
+        return _project(namespace)
 
     async def is_gone(self, project: Project) -> bool:
         """Return whether this is not the project of its namespace."""
@@ -141,3 +141,8 @@ class LocalCluster:
     async def ensure_credential(self, namespace: str, fresh: str) -> str:
         """Return the runner credential of a namespace: new with each start of this process."""
         return self._credentials.setdefault(namespace, fresh)
+
+
+@lru_cache(maxsize=1000)
+def _project(namespace: str) -> Project:
+    return Project(uid=str(uuid5(NAMESPACE_URL, namespace)), namespace=namespace)

@@ -22,24 +22,28 @@ SELECT a.id, a.run_id, a.number, a.closed_at, run.project_id, p.uid AS project_u
 
 -- name: lock_attempts
 -- In attempt order, as everywhere. No token: the reaper's, who acts for the ledger itself. What is not answered is nobody's.
+-- By an array, as in `claim_runs`.
+WITH wanted AS (
+    SELECT * FROM json_to_recordset(%(items)s::json) AS w (id uuid, token_hash text))
 SELECT a.id, a.run_id, a.number, a.closed_at, a.answer, a.pod_id, a.started_at, a.lease_until < ledger_now() AS expired,
        (extract(epoch FROM ledger_now() - a.started_at) * 1000)::bigint AS running_ms, pod.pod_key, coalesce(pod.reuse, false) AS reuse
-  FROM json_to_recordset(%(items)s::json) AS w (id uuid, token_hash text)
-  JOIN attempt a ON a.id = w.id AND (w.token_hash IS NULL OR a.token_hash = decode(w.token_hash, 'hex'))
-  LEFT JOIN pod ON pod.id = a.pod_id ORDER BY a.id FOR UPDATE OF a;
+  FROM wanted w JOIN attempt a ON a.id = w.id AND (w.token_hash IS NULL OR a.token_hash = decode(w.token_hash, 'hex'))
+  LEFT JOIN pod ON pod.id = a.pod_id WHERE a.id = ANY (ARRAY(SELECT id FROM wanted)) ORDER BY a.id FOR UPDATE OF a;
 
 -- name: pod_of_attempt
 SELECT pod.name FROM pod WHERE id = %(pod_id)s;
 
 -- name: close_attempts
 -- A step that was running when its attempt closed will run again. Answers the pod keys of the runs that may start in their
--- place, where a queue has a limit.
-WITH closed AS (
-    UPDATE attempt SET closed_at = ledger_now(), outcome = c.outcome, failure = c.failure, answer = c.answer
-      FROM json_to_recordset(%(items)s::json) AS c (id uuid, outcome text, failure text, answer text)
-     WHERE attempt.id = c.id AND attempt.closed_at IS NULL RETURNING attempt.run_id, attempt.queue_id),
+-- place, where a queue has a limit. By arrays, as in `claim_runs`.
+WITH item AS (
+    SELECT * FROM json_to_recordset(%(items)s::json) AS i (id uuid, outcome text, failure text, answer text)),
+closed AS (
+    UPDATE attempt SET closed_at = ledger_now(), outcome = i.outcome, failure = i.failure, answer = i.answer FROM item i
+     WHERE attempt.id = i.id AND attempt.id = ANY (ARRAY(SELECT id FROM item)) AND attempt.closed_at IS NULL
+    RETURNING attempt.run_id, attempt.queue_id),
 undone AS (
-    DELETE FROM step USING closed WHERE step.run_id = closed.run_id AND step.state = 'running')
+    DELETE FROM step WHERE run_id = ANY (ARRAY(SELECT run_id FROM closed)) AND state = 'running')
 SELECT next.pod_key, max(freed.n)::integer AS n FROM (SELECT queue_id, count(*) AS n FROM closed GROUP BY queue_id) freed
   JOIN queue q ON q.id = freed.queue_id AND q.concurrency IS NOT NULL
  CROSS JOIN LATERAL (

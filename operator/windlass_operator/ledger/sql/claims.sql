@@ -41,7 +41,8 @@ UPDATE attempt SET token_hash = held.token_hash, lease_until = ledger_now() + %(
 -- Take up to :n runs that may start, and open their attempts, the first one in the first place that is offered. SKIP LOCKED:
 -- two claimers never wait for each other. The entry is deleted, not updated: the hot table stays small and its index never
 -- churns. MATERIALIZED: as a subquery it could be executed once for each row, each time with another :n, and a run that is
--- taken without an attempt is stuck for ever.
+-- taken without an attempt is stuck for ever. Rows of large tables by an array: for a join, the planner takes a few for
+-- hundreds and reads the whole table.
 WITH admitting AS (
     SELECT * FROM unnest(%(queue_ids)s::bigint[], %(free)s::integer[]) AS q (id, free)),
 due AS MATERIALIZED (
@@ -52,13 +53,12 @@ due AS MATERIALIZED (
          ORDER BY rank, run_id LIMIT least(admitting.free, %(n)s) FOR UPDATE SKIP LOCKED) e
      ORDER BY e.rank, e.run_id LIMIT %(n)s),
 taken AS (
-    DELETE FROM queue_entry USING due WHERE queue_entry.run_id = due.run_id
-    RETURNING queue_entry.run_id, queue_entry.queue_id, queue_entry.rank),
+    DELETE FROM queue_entry WHERE run_id = ANY (ARRAY(SELECT run_id FROM due)) RETURNING run_id, queue_id, rank),
 begun AS (
     UPDATE run SET state = CASE WHEN state = 'Compensating' THEN state ELSE 'Running' END, undoing = state = 'Compensating',
            reason = ends_reason, message = ends_message, held_since = NULL, attempts = attempts + 1,
            started_at = coalesce(started_at, ledger_now()), revision = revision + 1
-      FROM taken WHERE run.id = taken.run_id AND run.state IN ('Queued', 'Compensating')
+      FROM taken WHERE run.id = taken.run_id AND run.id = ANY (ARRAY(SELECT run_id FROM due)) AND run.state IN ('Queued', 'Compensating')
     RETURNING run.id, run.attempts AS number, run.revision, run.state, run.resource_uid, taken.queue_id, taken.rank),
 placed AS (
     SELECT begun.*, row_number() OVER (ORDER BY rank, id) AS n FROM begun),

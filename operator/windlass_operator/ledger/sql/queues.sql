@@ -1,6 +1,7 @@
 -- name: queues_of_key
 -- The queues in which runs of a pod key wait, one probe of the index for each, whatever their number of runs, and how many
--- of those runs are due, as far as they are asked for. What is open is only counted where it matters.
+-- of those runs are due, as far as they are asked for (in their order, which only the index has: of a short queue beside a
+-- long one, the whole table would be read otherwise). What is open is only counted where it matters.
 WITH RECURSIVE found AS (
     (SELECT queue_id FROM queue_entry WHERE pod_key = %(pod_key)s ORDER BY queue_id LIMIT 1)
     UNION ALL
@@ -12,7 +13,7 @@ SELECT q.id, q.name, q.concurrency, q.paused, q.named AND q.resource_uid IS NULL
        (SELECT count(*) FROM (
            SELECT FROM queue_entry e
             WHERE e.pod_key = %(pod_key)s AND e.queue_id = q.id AND e.available_at <= ledger_now()
-              AND (e.expires_at IS NULL OR e.expires_at > ledger_now()) LIMIT %(n)s) d) AS due
+              AND (e.expires_at IS NULL OR e.expires_at > ledger_now()) ORDER BY e.rank LIMIT %(n)s) d) AS due
   FROM found JOIN queue q ON q.id = found.queue_id;
 
 -- name: lock_queues

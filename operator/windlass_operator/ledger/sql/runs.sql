@@ -48,18 +48,19 @@ DELETE FROM queue_entry WHERE run_id IN (SELECT run_id FROM queue_entry WHERE ru
 RETURNING run_id;
 
 -- name: lock_runs
--- In the order of their ids, as everywhere that more than one is locked.
+-- In the order of their ids, as everywhere that more than one is locked. By an array, as in `claim_runs`.
 SELECT run.id, run.project_id, run.task, run.task_version_id, run.state, run.reason, run.attempts, run.user_failures, run.infra_failures,
        run.running_ms, run.revision, run.resource_uid, v.spec, v.pod_key,
        p.namespace, run.traceparent, run.created_at, run.started_at, run.timeout_added_ms,
        coalesce(run.deadline_at <= ledger_now(), false) AS overdue, ledger_now() AS now,
        run.ends_as, run.ends_reason, run.ends_message, run.ends_class, run.compensation_failures, run.undoing
-  FROM json_to_recordset(%(items)s::json) AS w (id uuid) JOIN run ON run.id = w.id JOIN project p ON p.id = run.project_id
-  LEFT JOIN task_version v ON v.id = run.task_version_id ORDER BY run.id FOR UPDATE OF run;
+  FROM run JOIN project p ON p.id = run.project_id LEFT JOIN task_version v ON v.id = run.task_version_id
+ WHERE run.id = ANY (ARRAY(SELECT id FROM json_to_recordset(%(items)s::json) AS w (id uuid))) ORDER BY run.id FOR UPDATE OF run;
 
 -- name: change_runs
 -- Compare-and-set on the revisions; the runs are locked. Fewer than were asked for: somebody else changed one since it was read.
--- `drops`: nobody waits any more. The waiting steps never came to an end, so history has nothing of them.
+-- `drops`: nobody waits any more. The waiting steps never came to an end, so history has nothing of them. By arrays, as in
+-- `claim_runs`.
 WITH change AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS c (id uuid, revision bigint, state text, reason text, message text,
         ends_as text, ends_reason text, ends_message text, ends_class text, compensation_failures integer, user_failures integer,
@@ -76,7 +77,7 @@ changed AS (
            available_at = CASE WHEN c.delay IS NULL THEN run.available_at ELSE ledger_now() + make_interval(secs => c.delay) END,
            held_since = NULL,
            finished_at = CASE WHEN c.final THEN ledger_now() END
-      FROM change c WHERE run.id = c.id AND run.revision = c.revision
+      FROM change c WHERE run.id = c.id AND run.id = ANY (ARRAY(SELECT id FROM change)) AND run.revision = c.revision
     RETURNING run.id, run.revision, run.resource_uid),
 told AS (
     INSERT INTO event (run_id, n, type, attempt, reason, message)
@@ -87,9 +88,10 @@ shown AS (
      WHERE resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = changed.id) ORDER BY id
     ON CONFLICT (run_id) DO UPDATE SET revision = excluded.revision),
 gone AS (
-    DELETE FROM wait USING change c WHERE wait.run_id = c.id AND c.drops RETURNING wait.run_id, wait.key),
+    DELETE FROM wait WHERE run_id = ANY (ARRAY(SELECT id FROM change WHERE drops)) RETURNING run_id, key),
 forgotten AS (
-    DELETE FROM step USING gone WHERE step.run_id = gone.run_id AND step.key = gone.key AND step.state = 'waiting')
+    DELETE FROM step USING gone
+     WHERE step.run_id = gone.run_id AND step.run_id = ANY (ARRAY(SELECT run_id FROM gone)) AND step.key = gone.key AND step.state = 'waiting')
 SELECT count(*) AS n FROM changed;
 
 -- name: bind_version

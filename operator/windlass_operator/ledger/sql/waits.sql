@@ -41,18 +41,20 @@ SELECT id, state FROM run WHERE id = ANY(%(run_ids)s) ORDER BY id FOR NO KEY UPD
 
 -- name: end_waits
 -- The runs are locked, except where an open attempt ends a wait that it has just begun. What is not waited for any more is
--- left alone, so ending a wait twice changes nothing.
+-- left alone, so ending a wait twice changes nothing. By arrays, as in `claim_runs`.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (run_id uuid, key text, state text, result text, sha256 text,
         size bigint, error text)),
 gone AS (
-    DELETE FROM wait USING item i WHERE wait.run_id = i.run_id AND wait.key = i.key
+    DELETE FROM wait USING item i
+     WHERE wait.run_id = i.run_id AND wait.run_id = ANY (ARRAY(SELECT run_id FROM item)) AND wait.key = i.key
     RETURNING wait.run_id, wait.key, wait.wake_group),
 ended AS (
     UPDATE step SET state = i.state, durable = (i.state = 'failed'), result = i.result, result_sha256 = i.sha256,
            result_size = i.size, error = i.error, finished_at = ledger_now()
       FROM item i JOIN gone ON gone.run_id = i.run_id AND gone.key = i.key
-     WHERE step.run_id = i.run_id AND step.key = i.key AND step.state = 'waiting' RETURNING 1)
+     WHERE step.run_id = i.run_id AND step.run_id = ANY (ARRAY(SELECT run_id FROM item)) AND step.key = i.key
+       AND step.state = 'waiting' RETURNING 1)
 SELECT gone.run_id, gone.key, gone.wake_group, i.state, (SELECT count(*) FROM ended) AS ended
   FROM gone JOIN item i ON i.run_id = gone.run_id AND i.key = gone.key;
 
