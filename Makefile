@@ -164,7 +164,7 @@ bench: setup postgres ## Measure: local processes, and the cluster if Windlass i
 	$(BIN)/python -m bench
 
 .PHONY: bench-peers
-bench-peers: setup postgres ## Measure beside procrastinate, DBOS, Restate and Temporal. Needs npm and Go; builds what it lacks.
+bench-peers: setup postgres ## Measure beside procrastinate, DBOS, Restate, Temporal and Argo. Needs npm and Go; builds what it lacks.
 	$(BIN)/python -m bench.peers $(PARTS)
 
 .PHONY: bench-soak

@@ -1,4 +1,4 @@
-"""``python -m bench.peers [steps|warm]``: Windlass beside other systems, interleaved. Both without arguments."""
+"""``python -m bench.peers [steps|warm|pods]``: Windlass beside other systems, interleaved. All without arguments."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from bench import report
 from bench.local_plane import local_plane
-from bench.peers import warm
+from bench.peers import pods, warm
 from bench.peers.contestants import Dbos, Ours, dbos_system, postgres_durability, postgres_syncs
 from bench.peers.go_programs import TEMPORAL
 from bench.peers.installed import install, version
@@ -18,6 +18,8 @@ from bench.peers.rounds import Round, Series, order
 from bench.peers.temporal import Steps, steps_process, temporal_server
 from tests.support.postgres import PostgresServer, postgres_server
 
+_LOCAL: Final = ("steps", "warm")
+"""Parts that need no cluster."""
 _ROUNDS: Final = int(os.environ.get("WINDLASS_BENCH_ROUNDS", "12"))
 _STEPS: Final = 220
 _WARM_UP: Final = 20
@@ -37,7 +39,7 @@ class Contestant(Protocol):
 
 
 async def measure(parts: list[str]) -> list[report.Figure]:
-    """Measure the parts and return the figures. All who use PostgreSQL use one server."""
+    """Measure the parts that need no cluster and return the figures. All who use PostgreSQL use one server."""
     figures = []
     with postgres_server(fsync=True, connections=_CONNECTIONS) as server:
         if "steps" in parts:
@@ -130,10 +132,14 @@ def _told(settings: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Install and build what is missing, measure, write the figures."""
-    install()
-    TEMPORAL.built()
-    report.write(asyncio.run(measure(sys.argv[1:] or ["steps", "warm"])))
+    """Install what is missing, measure, write the figures."""
+    parts = sys.argv[1:] or [*_LOCAL, *(["pods"] if pods.there() else [])]
+    figures = pods.measure() if "pods" in parts else []
+    if set(parts) & set(_LOCAL):
+        install()
+        TEMPORAL.built()
+        figures += asyncio.run(measure(parts))
+    report.write(figures)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ class GoModule:
         programs: Package of each program, by the program's name.
         folders: What is kept of its sources beside the programs: schemas, manifests.
         ldflags: For the linker.
+        links: Files that are symbolic links in its repository, by what they point at. A module has none of these.
     """
 
     name: str
@@ -41,10 +42,11 @@ class GoModule:
     programs: tuple[tuple[str, str], ...]
     folders: tuple[str, ...]
     ldflags: str = "-s -w"
+    links: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def folder(self, cache: Path) -> Path:
         """Return where exactly this, built for this kind of machine, lies or would lie."""
-        content = f"{self}\0{os.uname().machine}"
+        content = "\0".join([str(self), os.uname().machine, *map(str, self.links)])
         return cache / "bin" / f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def built(self) -> Path:
@@ -84,6 +86,8 @@ class GoModule:
             sources, made = Path(scratch) / "sources", Path(scratch) / "made"
             shutil.copytree(module["Dir"], sources, copy_function=shutil.copyfile)
             _writable(sources)
+            for link, pointed_at in self.links:
+                shutil.copyfile(sources / pointed_at, sources / link)
             for program, package in self.programs:
                 command.run(
                     [*_NICE, go, "build", "-trimpath", "-ldflags", self.ldflags, "-o", made / program, package],
@@ -112,4 +116,15 @@ TEMPORAL: Final = GoModule(
     "h1:0O4zQ0NGRit2Z32s1XUHfs9k8zSKqff2n1QvFttYN0M=",
     programs=(("temporal-server", "./cmd/server"), ("temporal-sql-tool", "./cmd/tools/sql")),
     folders=("schema/postgresql/v12",),
+)
+_OF_SYSTEMS: Final = "workflow/executor/osspecific"
+ARGO: Final = GoModule(
+    "argo",
+    "github.com/argoproj/argo-workflows/v3",
+    "v3.7.0",
+    "h1:TDijZztm6dLruB7yZLH+Ps4OJKRwu0YSAJ4/NvceON0=",
+    programs=(("workflow-controller", "./cmd/workflow-controller"), ("argoexec", "./cmd/argoexec")),
+    folders=("manifests/base", "manifests/cluster-install-no-crds"),
+    ldflags="-s -w -X github.com/argoproj/argo-workflows/v3.version=v3.7.0",
+    links=((f"{_OF_SYSTEMS}/signal_linux.go", f"{_OF_SYSTEMS}/signal_darwin.go"),),
 )
