@@ -4,6 +4,7 @@ See ``kube.shallow`` and ``handlers.echoes``.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
@@ -12,6 +13,7 @@ import aiohttp
 import kopf
 
 from windlass_operator.handlers.echoes import ShowsNothingNew, without_echo
+from windlass_operator.kube.errors import KubeUnavailableError
 from windlass_operator.kube.shallow import shallow
 from windlass_operator.kube.transport import json_body
 
@@ -49,7 +51,13 @@ def _response(shows_nothing_new: ShowsNothingNew) -> type[aiohttp.ClientResponse
             return self
 
         async def json(self, **_: Any) -> Any:
-            return json_body(await self.read())
+            body = await self.read()
+            try:
+                return json_body(body)
+            except KubeUnavailableError as error:
+                # With this error kopf takes a refusal that is text ("404 page not found", of a CRD's API that comes or
+                # goes) for what it is. Any other ends the operator.
+                raise json.JSONDecodeError(str(error), body.decode(errors="replace"), 0) from error
 
     return Response
 

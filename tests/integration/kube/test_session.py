@@ -62,6 +62,16 @@ async def test_a_watch_goes_on_past_an_object_that_is_too_deep(api: kopf.Aiohttp
     assert objects[3]["metadata"] == {"resourceVersion": "77"}, "what says nothing new left a bookmark"
 
 
+async def test_a_refusal_that_is_text_is_one_that_kopf_knows(api: kopf.AiohttpSession) -> None:
+    """As from the API of a CRD that is being made or removed by somebody: kopf asks for it, and must go on."""
+    from kopf._cogs.clients.errors import APINotFoundError, check_response
+
+    async with api.aiohttp_session.get(f"{api.server}/apis/example.com/v1") as answer:
+        assert answer.content_type == "text/plain"
+        with pytest.raises(APINotFoundError):
+            await check_response(answer)
+
+
 async def test_kopf_logs_in_with_these_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     from windlass_operator.handlers import watch
 
