@@ -15,7 +15,8 @@ NAMESPACE: Final = "windlass-bench"
 IMAGE: Final = "docker.io/windlass/runner:dev"
 NOW: Final = "import time; print(time.time())"
 SOURCE: Final = "import time\nfrom windlass import task\n@task\ndef main():\n    return time.time()\n"
-IMPORTS: Final = "import windlass_runner.main, windlass_runner.zygote, time; print(time.time())"
+RUNNERS_IMPORTS: Final = "import windlass_runner.main, windlass_runner.zygote, time"
+IMPORTS: Final = f"{RUNNERS_IMPORTS}; print(time.time())"
 """The same imports as a runner's."""
 
 
@@ -136,6 +137,11 @@ def create(body: dict[str, Any]) -> None:
     data = json.dumps(body).encode()
     request = urllib.request.Request(_PROXY.url() + path, data, {"Content-Type": "application/json"})  # noqa: S310 - our own proxy
     urllib.request.urlopen(request, timeout=30).read()  # noqa: S310 - our own proxy
+
+
+def get(path: str) -> Any:
+    """Read an object or a list."""
+    return json.loads(urllib.request.urlopen(_PROXY.url() + path, timeout=30).read())  # noqa: S310 - our own proxy
 
 
 def _env() -> dict[str, str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,11 @@ _SYSTEM: Final = "windlass-bench-argo"
 _USER: Final = 8737
 """As in its own images."""
 _EXECUTOR: Final = "argo-executor"
+_EXECUTORS: Final = {
+    "imagePullPolicy": "IfNotPresent",
+    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+}
+"""Of the two containers that it adds to each pod, which as they come no namespace with ``restricted`` lets in."""
 _IMAGES: Final = {name: f"docker.io/windlass/bench-{name}:dev" for name in ("workflow-controller", "argoexec")}
 _MANIFESTS: Final = (
     "manifests/base/crds/minimal",
@@ -37,18 +41,27 @@ def overlay(folders: list[str], arguments: tuple[str, ...] = ()) -> dict[str, An
         arguments: Of the controller.
     """
     container = "/spec/template/spec/containers/0"
-    changes = {
+    changes: dict[str, Any] = {
         f"{container}/image": _IMAGES["workflow-controller"],
         f"{container}/imagePullPolicy": "IfNotPresent",
         f"{container}/args": ["--executor-image", _IMAGES["argoexec"], *arguments],
         # An image that is one file names no user.
         "/spec/template/spec/securityContext/runAsUser": _USER,
     }
-    patch = [{"op": "add", "path": path, "value": value} for path, value in changes.items()]
+    patches: dict[str, dict[str, Any]] = {
+        "Deployment": changes,
+        "ConfigMap": {"/data": {"executor": json.dumps(_EXECUTORS)}},
+    }
     return {
         "namespace": _SYSTEM,
         "resources": folders,
-        "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(patch)}],
+        "patches": [
+            {
+                "target": {"kind": kind},
+                "patch": json.dumps([{"op": "add", "path": path, "value": value} for path, value in wanted.items()]),
+            }
+            for kind, wanted in patches.items()
+        ],
     }
 
 
@@ -99,24 +112,6 @@ def use(arguments: tuple[str, ...]) -> None:
     patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": told}]
     kubectl("patch", _DEPLOYMENT, "-n", _SYSTEM, "--type=json", "-p", json.dumps(patch))
     kubectl("rollout", "status", _DEPLOYMENT, "-n", _SYSTEM, "--timeout=120s")
-
-
-def wait_for(names: list[str], seconds: float) -> None:
-    """Wait until these Workflows have succeeded, as whoever submitted them sees it.
-
-    Raises:
-        RuntimeError: One failed, or did not end in time.
-    """
-    until, path = time.monotonic() + seconds, f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/workflows"
-    while True:
-        items = json.loads(kubectl("get", "--raw", path))["items"]
-        phases = {one["metadata"]["name"]: one.get("status", {}).get("phase") for one in items}
-        if all(phases.get(name) == "Succeeded" for name in names):
-            return
-        failed = {name: phases.get(name) for name in names if phases.get(name) in ("Failed", "Error")}
-        if failed or time.monotonic() > until:
-            raise RuntimeError(f"Workflows: {failed or {name: phases.get(name) for name in names}}")
-        time.sleep(0.2)
 
 
 def _executor_rights() -> None:
