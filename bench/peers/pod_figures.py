@@ -14,6 +14,8 @@ _FIRST: Final = "created → first line of user code, fresh pod"
 _LAST: Final = "60 at once, created → last first line"
 _SEEN: Final = "60 at once, created → all seen to have succeeded"
 
+_CPU: Final = "60 at once, CPU of the node's pods for each"
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -22,10 +24,12 @@ class Turn:
     Attributes:
         first: Seconds until the last of its pods was in its first line.
         seen: Seconds until all were seen to have succeeded.
+        cpu: Seconds of CPU of all pods of the node in that time, whoever's, divided by the number of its pods.
     """
 
     first: float
     seen: float
+    cpu: float
 
 
 @dataclass
@@ -44,6 +48,10 @@ class Found:
         """Return the seconds to each crowd's last first line."""
         return [turn.first for turn in self.crowds]
 
+    def cpu(self) -> list[float]:
+        """Return the seconds of CPU for one pod of each crowd."""
+        return [turn.cpu for turn in self.crowds]
+
     def seen(self) -> list[float]:
         """Return the seconds until each crowd was seen to have succeeded."""
         return [turn.seen for turn in self.crowds]
@@ -51,9 +59,10 @@ class Found:
 
 def table(found: Mapping[str, Found]) -> list[str]:
     """Return the lines of a table of all contestants."""
-    lines = [f"| | {_FIRST} | {_LAST} | {_SEEN} |", "|---|---|---|---|"]
+    lines = [f"| | {_FIRST} | {_LAST} | {_SEEN} | {_CPU} |", "|---|---|---|---|---|"]
     for name, one in found.items():
-        lines.append(f"| {_full(name)} | {_spread(one.alone)} | {_spread(one.firsts())} | {_spread(one.seen())} |")
+        rows = (one.alone, one.firsts(), one.seen(), one.cpu())
+        lines.append(f"| {_full(name)} | {' | '.join(_spread(row) for row in rows)} |")
     return lines
 
 

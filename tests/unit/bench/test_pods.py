@@ -4,18 +4,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bench.peers.pod_effects import LostEffectsError, PodEffects, pod_effects
 from bench.peers.pod_figures import UNTUNED, Found, Turn, figures, table
 from bench.peers.pod_kinds import ARGO, JOBS, KINDS, OURS, PODS, body, our_body
+from bench.peers.pods import pods_cpu
 
 FOUND = {
-    OURS: Found([0.4, 0.4], [Turn(10.0, 11.0)]),
-    PODS: Found([0.2, 0.25], [Turn(9.0, 12.0)]),
-    ARGO: Found([2.0, 2.0], [Turn(40.0, 44.0)]),
-    UNTUNED: Found([], [Turn(50.0, 55.0)]),
+    OURS: Found([0.4, 0.4], [Turn(10.0, 11.0, 0.4)]),
+    PODS: Found([0.2, 0.25], [Turn(9.0, 12.0, 0.3)]),
+    ARGO: Found([2.0, 2.0], [Turn(40.0, 44.0, 0.9)]),
+    UNTUNED: Found([], [Turn(50.0, 55.0, 1.0)]),
 }
 
 
@@ -111,4 +113,18 @@ def test_ours_stands_beside_each_with_the_goals(capsys: pytest.CaptureFixture[st
 def test_the_table_has_a_row_for_everybody() -> None:
     lines = table(FOUND)
     assert len(lines) == 2 + len(FOUND)
-    assert lines[-1] == "| Argo Workflows 3.7.0 as it comes | - | 50.00 s (50.00 to 50.00) | 55.00 s (55.00 to 55.00) |"
+    rows = "- | 50.00 s (50.00 to 50.00) | 55.00 s (55.00 to 55.00) | 1.00 s (1.00 to 1.00)"
+    assert lines[-1] == f"| Argo Workflows 3.7.0 as it comes | {rows} |"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("cpuacct/kubepods/cpuacct.usage", "2500000000\n"),
+        ("kubepods/cpu.stat", "usage_usec 2500000\nuser_usec 1\nsystem_usec 2\n"),
+    ],
+)
+def test_the_pods_cpu_is_what_their_control_group_says_in_either_version(file: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert pods_cpu(tmp_path) == 2.5
