@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
