@@ -138,8 +138,10 @@ async def test_a_result_that_was_ready_before_the_cancellation_counts(world: Wor
 async def test_a_run_cancelled_while_its_code_is_loaded_does_not_run_a_step(world: World, url: str) -> None:
     body = """
 import time
+from windlass import execution
 print("loading", flush=True)
-time.sleep(0.7)
+while not execution._cancelled_early.raised:  # until it has been told
+    time.sleep(0.01)
 @step
 def charge(): pass
 @task
