@@ -108,7 +108,8 @@ class _Bench:
                 await self._burst(name, "noop", count=max(8, int(32 * one.share)), at_once=8)
                 await what(name)
                 one.turn(begins=False)
-        print(f"round {number + 1} of {_ROUNDS}")
+        found = [f"{n} {f.alone_medians[-1]:.1f} ms, {f.runs[-1]:.0f} runs/s" for n, f in self.found.items()]
+        print(f"round {number + 1} of {_ROUNDS}: {'; '.join(found)}", flush=True)
 
     async def _alone(self, name: str) -> None:
         prefix, runs, _ = await self._burst(
