@@ -121,3 +121,13 @@ async def test_a_claim_whose_reply_from_the_ledger_is_lost_takes_what_it_asked_f
     assert {str(row["id"]) for row in open_now} == {attempt.attempt_id for attempt in taken}
     for attempt in taken:
         assert (await world.attempts.complete(attempt.token, next_claim(f"after-{attempt.run_id}"))).attempts
+
+
+async def test_two_claims_at_once_get_what_waits_in_two_queues(replicas: list[World]) -> None:
+    """What one of them does not take it does not keep from the other."""
+    world = await replicas[0].start()
+    pods = [await with_session(world, await world.reusable_pod(slots=50)) for _ in range(2)]
+    for round_ in range(10):
+        runs = {str(await world.submit(name=name)) for name in ("one", "other")}
+        answers = await asyncio.gather(*(ask(world, pod, f"claim-{round_}") for pod in pods))
+        assert {attempt.run_id for answer in answers for attempt in answer.attempts} == runs

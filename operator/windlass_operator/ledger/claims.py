@@ -175,7 +175,7 @@ async def take(
     Args:
         connection: The transaction.
         pod_key: Of the pods.
-        free: How many runs may be taken from which queue.
+        free: Among how many runs of which queue may be chosen; of a queue with a limit, all of them may be taken.
         places: Where attempts can be opened.
         lease: Of the new attempts.
 

@@ -16,6 +16,8 @@ from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
 
 _SQL: Final = load("queues")
+_OTHERS: Final = 200
+"""Runs that other claims of the key may be taking at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,9 @@ async def of_key(connection: Connection, pod_key: str, n: int) -> AsyncCursor[Di
 
 
 async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """Return how many runs a claim may take from each of its key's queues, where there are any.
+    """Return among how many runs a claim may choose in each of its key's queues, where there are any.
+
+    In one without a limit among some more than it asks for: others may be taking the first ones.
 
     A queue with a limit stays locked until the transaction ends, so that two claims never take the same slot. One that
     is full as it is seen without the lock is left alone: what frees a slot also wakes the claims.
@@ -57,7 +61,7 @@ async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> di
         running = {row["queue_id"]: row["running"] for row in counted}
         seen |= {row["id"]: _facts(row, running.get(row["id"], 0)) for row in locked}
     free = {queue_id: facts.free() for queue_id, facts in seen.items()}
-    return {i: due[i] if slots is None else min(due[i], slots) for i, slots in free.items() if slots != 0}
+    return {i: due[i] + _OTHERS if slots is None else min(due[i], slots) for i, slots in free.items() if slots != 0}
 
 
 async def facts(database: Database, ids: Collection[int]) -> dict[int, QueueFacts]:

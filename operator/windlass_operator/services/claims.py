@@ -155,11 +155,12 @@ class ClaimService:
                 # One that ended since we looked is nobody's any more: no runner must begin what has been done.
                 renewed = await claims.renew_tokens(connection, tokens, config.FIRST_LEASE)
             free = await queues.admit(connection, locked.queues) if batch.asks_for_runs else {}
-            places = batch.places(sum(free.values()))
+            runs = sum(min(free[row["id"]], row["due"]) for row in locked.queues if row["id"] in free)
+            places = batch.places(runs)
             tried.update(place.id for place in places)
             new = await claims.take(connection, pod_key, free, places, config.FIRST_LEASE) if places else []
             opened[:] = new
-            more = sum(free.values()) > len(new) or any(row["due"] >= n for row in locked.queues)
+            more = runs > len(new) or any(row["due"] >= n for row in locked.queues)
             await batch.note(connection, {row["pod_id"] for row in new}, more=more)
             took = {**{i: index for i, index in batch.held.items() if i in renewed}, **batch.taken(new)}
             for row in [*(await claims.claimed(connection, list(renewed)) if renewed else []), *new]:

@@ -39,19 +39,20 @@ UPDATE attempt SET token_hash = held.token_hash, lease_until = ledger_now() + %(
 
 -- name: claim_runs
 -- Take up to :n runs that may start, and open their attempts, the first one in the first place that is offered. SKIP LOCKED:
--- two claimers never wait for each other. The entry is deleted, not updated: the hot table stays small and its index never
+-- two claimers never wait for each other; and only of what is taken, not of the first ones of each queue. The entry is deleted, not updated: the hot table stays small and its index never
 -- churns. MATERIALIZED: as a subquery it could be executed once for each row, each time with another :n, and a run that is
 -- taken without an attempt is stuck for ever. Rows of large tables by an array: for a join, the planner takes a few for
 -- hundreds and reads the whole table.
 WITH admitting AS (
     SELECT * FROM unnest(%(queue_ids)s::bigint[], %(free)s::integer[]) AS q (id, free)),
 due AS MATERIALIZED (
-    SELECT e.run_id FROM admitting CROSS JOIN LATERAL (
-        SELECT run_id, rank FROM queue_entry
-         WHERE pod_key = %(pod_key)s AND queue_id = admitting.id AND available_at <= ledger_now()
-           AND (expires_at IS NULL OR expires_at > ledger_now())
-         ORDER BY rank, run_id LIMIT least(admitting.free, %(n)s) FOR UPDATE SKIP LOCKED) e
-     ORDER BY e.rank, e.run_id LIMIT %(n)s),
+    SELECT run_id FROM queue_entry WHERE run_id = ANY (ARRAY(
+        SELECT c.run_id FROM admitting CROSS JOIN LATERAL (
+            SELECT run_id FROM queue_entry
+             WHERE pod_key = %(pod_key)s AND queue_id = admitting.id AND available_at <= ledger_now()
+               AND (expires_at IS NULL OR expires_at > ledger_now())
+             ORDER BY rank, run_id LIMIT admitting.free) c))
+     ORDER BY rank, run_id LIMIT %(n)s FOR UPDATE SKIP LOCKED),
 taken AS (
     DELETE FROM queue_entry WHERE run_id = ANY (ARRAY(SELECT run_id FROM due)) RETURNING run_id, queue_id, rank),
 begun AS (
