@@ -3,7 +3,9 @@
 import json
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from bench.cluster_objects import (
     IMPORTS,
@@ -14,6 +16,7 @@ from bench.cluster_objects import (
     create,
     job,
     kubectl,
+    namespace,
     pod,
     printed,
     result,
@@ -46,18 +49,12 @@ def main():
 
 def main() -> list[Figure]:
     """Measure."""
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
-    try:
+    with namespace():
         create(task("first", SOURCE))
         create(task("steps", _STEPS))
         create(task("ready", SOURCE, standby=_STANDBY))
         run_of("first", "warm-up")
-        figures = [*_fresh(10), _standby(15), _steps(), *_crowd(60), *_memory()]
-    finally:
-        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-    return figures
+        return [*_fresh(10), _standby(15), _steps(), *_crowd(60), *_memory()]
 
 
 def _fresh(count: int) -> list[Figure]:
@@ -113,20 +110,12 @@ def _steps() -> Figure:
 def _crowd(count: int) -> list[Figure]:
     """Runs at once against bare pods that do the same imports, created the same way."""
     writes = kube_writes()
-    began = time.time()
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: create(run(f"crowd-{n}", "first")), range(count)))
-    lasts = [result(f"crowd-{n}", time.monotonic() + 180) for n in range(count)]
-    ours = max(lasts) - began
+    ours = _last_line(
+        [run(f"crowd-{n}", "first") for n in range(count)], lambda name: result(name, time.monotonic() + 180)
+    )
     per_run = (kube_writes() - writes) / count
-    began = time.time()
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: create(pod(f"crowd-bare-{n}", IMPORTS)), range(count)))
-    bare_pods = max(printed(f"crowd-bare-{n}", 180) for n in range(count)) - began
-    began = time.time()
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda n: create(job(f"crowd-bare-{n}", IMPORTS)), range(count)))
-    jobs = max(printed(f"job/crowd-bare-{n}", 180) for n in range(count)) - began
+    bare_pods = _last_line([pod(f"crowd-bare-{n}", IMPORTS) for n in range(count)], lambda name: printed(name, 180))
+    jobs = _last_line([job(f"crowd-bare-{n}", IMPORTS) for n in range(count)], lambda name: printed(f"job/{name}", 180))
     return [
         figure(
             f"{count} runs at once, last first line",
@@ -149,6 +138,19 @@ def _memory() -> list[Figure]:
         assert found, "Linux has VmRSS"
         figures.append(figure(f"memory of the {component}", [int(found.group(1)) / 1024], "MiB"))
     return figures
+
+
+def _last_line(objects: list[dict[str, Any]], said: Callable[[str], float]) -> float:
+    """Return the seconds from the creation of objects, eight at a time, to the last one's first line.
+
+    Args:
+        objects: To be created.
+        said: Returns the time of the first line of an object with this name, once it is there.
+    """
+    began = time.time()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(create, objects))
+    return max(said(one["metadata"]["name"]) for one in objects) - began
 
 
 def kube_writes(*apart: str) -> float:

@@ -7,6 +7,8 @@ import subprocess
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +20,19 @@ SOURCE: Final = "import time\nfrom windlass import task\n@task\ndef main():\n   
 RUNNERS_IMPORTS: Final = "import windlass_runner.main, windlass_runner.zygote, time"
 IMPORTS: Final = f"{RUNNERS_IMPORTS}; print(time.time())"
 """The same imports as a runner's."""
+_RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "32Mi"}}
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """Keep the benches' namespace, new and ``restricted``, for the duration of the block."""
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    try:
+        yield
+    finally:
+        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def run_of(task: str, name: str) -> float:
@@ -60,8 +75,7 @@ def printed(name: str, seconds: float) -> float:
 
 def task(name: str, source: str, **more: Any) -> dict[str, Any]:
     """Return a Task with a fresh pod for each run."""
-    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}}
-    spec = {"image": IMAGE, "entrypoint": f"{name}_module:main", "source": {"inline": source}, "resources": resources}
+    spec = {"image": IMAGE, "entrypoint": f"{name}_module:main", "source": {"inline": source}, "resources": _RESOURCES}
     return {
         "apiVersion": "windlass.dev/v1alpha1",
         "kind": "Task",
@@ -81,22 +95,25 @@ def run(name: str, task: str) -> dict[str, Any]:
     }
 
 
-def pod(name: str, code: str) -> dict[str, Any]:
-    """Return a bare pod of the runner's image, as restricted as a runner's, that runs a line of Python."""
-    container = {
-        "name": "main",
+def container(code: str) -> dict[str, Any]:
+    """Return a container of the runner's image, as restricted as a runner's, that runs a line of Python."""
+    return {
         "image": IMAGE,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-c", code],
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+        "resources": _RESOURCES,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
+
+
+def pod(name: str, code: str) -> dict[str, Any]:
+    """Return a bare pod of such a container."""
     spec = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
+        "containers": [{"name": "main", **container(code)}],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench.cluster_objects import IMAGE, NAMESPACE, create, kubectl
+from bench.cluster_objects import NAMESPACE, container, create, kubectl
 from bench.peers.go_programs import ARGO
 from e2e.cluster import archives, containers
 from e2e.cluster.settings import Settings
@@ -40,11 +40,11 @@ def overlay(folders: list[str], arguments: tuple[str, ...] = ()) -> dict[str, An
         folders: Of the manifests, as seen from the kustomization.
         arguments: Of the controller.
     """
-    container = "/spec/template/spec/containers/0"
+    place = "/spec/template/spec/containers/0"
     changes: dict[str, Any] = {
-        f"{container}/image": _IMAGES["workflow-controller"],
-        f"{container}/imagePullPolicy": "IfNotPresent",
-        f"{container}/args": ["--executor-image", _IMAGES["argoexec"], *arguments],
+        f"{place}/image": _IMAGES["workflow-controller"],
+        f"{place}/imagePullPolicy": "IfNotPresent",
+        f"{place}/args": ["--executor-image", _IMAGES["argoexec"], *arguments],
         # An image that is one file names no user.
         "/spec/template/spec/securityContext/runAsUser": _USER,
     }
@@ -67,18 +67,11 @@ def overlay(folders: list[str], arguments: tuple[str, ...] = ()) -> dict[str, An
 
 def workflow(name: str, code: str) -> dict[str, Any]:
     """Return a Workflow of one container, the same as that of a bare pod, in a pod as restricted as that."""
-    container = {
-        "image": IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-c", code],
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
     spec = {
         "entrypoint": "main",
         "serviceAccountName": _EXECUTOR,
         "securityContext": {"runAsNonRoot": True, "runAsUser": _USER, "seccompProfile": {"type": "RuntimeDefault"}},
-        "templates": [{"name": "main", "container": container}],
+        "templates": [{"name": "main", "container": container(code)}],
     }
     metadata = {"name": name, "namespace": NAMESPACE}
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": spec}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import report
-from bench.cluster_objects import NAMESPACE, create, get, kubectl, task
+from bench.cluster_objects import NAMESPACE, create, get, kubectl, namespace, task
 from bench.peers import argo
 from bench.peers.pod_effects import PodEffects, pod_effects
 from bench.peers.pod_figures import UNTUNED, Found, Turn, figures, table
@@ -40,15 +40,9 @@ def there() -> bool:
 
 def measure() -> list[report.Figure]:
     """Measure and return the figures."""
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
-    try:
-        with pod_effects(NODE_IP) as effects, argo.installed():
-            create(task(TASK, our_body(effects.code)))
-            found = _everything(effects)
-    finally:
-        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    with namespace(), pod_effects(NODE_IP) as effects, argo.installed():
+        create(task(TASK, our_body(effects.code)))
+        found = _everything(effects)
     print("\n".join(table(found)))
     return figures(found)
 

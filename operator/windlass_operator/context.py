@@ -68,15 +68,15 @@ _SEEN_BY_WATCH: Final = metrics.RUNS_OBSERVED.labels("watch")
 class Context:
     """What every process has: ledger, platform, blobs, wake-ups and the services on them.
 
-    Attributes:
-        show: Called when a run has changed, here or elsewhere. The leader of this process, if there is one, sets it.
-        plan: The same when runs may start for which no runner waits in this process.
-
     Args:
         config: Of the installation.
         platform: Where resources and pods are.
         service: Name of this process in traces.
         now: The ledger's time where a test moves it; None: the database's own clock.
+
+    Attributes:
+        show: Called when a run has changed, here or elsewhere. The leader of this process, if there is one, sets it.
+        plan: The same when runs may start for which no runner waits in this process.
     """
 
     def __init__(

@@ -314,12 +314,18 @@ async def test_others_hear_of_runs_only_when_too_few_runners_wait_here(world: Wo
     assert len((await answer).attempts) == 1
 
 
-async def test_a_claim_that_took_all_there_was_is_followed_by_no_look(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def two_waiting(world: World) -> list[asyncio.Task[protocol.ClaimResponse]]:
+    """Return the answers for which two pods wait, each with nine free slots."""
     pods = [await with_session(world, await world.reusable_pod(slots=9)) for _ in range(2)]
     answers = [waiting(world, pod, slots=9) for pod in pods]
     await parked(world, 2)
+    return answers
+
+
+async def test_a_claim_that_took_all_there_was_is_followed_by_no_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = await two_waiting(world)
     looks: list[str] = []
     look = world.attempts.claims.look
 
@@ -339,9 +345,7 @@ async def test_a_claim_that_took_all_there_was_is_followed_by_no_look(
 async def test_what_is_told_during_a_claim_is_not_forgotten_after_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pods = [await with_session(world, await world.reusable_pod(slots=9)) for _ in range(2)]
-    answers = [waiting(world, pod, slots=9) for pod in pods]
-    await parked(world, 2)
+    answers = await two_waiting(world)
     take = world.attempts.claims.take
 
     async def told_meanwhile(pod_key: str, asks: Any) -> Any:

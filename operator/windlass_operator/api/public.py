@@ -45,6 +45,7 @@ from windlass_operator.api.schemas import (
     TriggerRequest,
 )
 from windlass_operator.domain.errors import TaskNotFoundError, WindlassError
+from windlass_operator.domain.ids import as_id
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger.intake import when_of
@@ -427,7 +428,7 @@ class PublicRoutes:
 
         The result itself (200), the run that has not ended (202), or why there is none (409).
         """
-        run_id = _run_id(run) or (await self._runs.get(_project(request), run))["id"]
+        run_id = as_id(run) or (await self._runs.get(_project(request), run))["id"]
         return await self._result(request, run_id, query.wait, {})
 
     async def _result(self, request: Request, run_id: UUID, wait: str, headers: dict[str, str]) -> Response:
@@ -545,14 +546,6 @@ def _submission(task: str, body: TriggerRequest, size: int, traceparent: str | N
         traceparent=traceparent,
         at=at,
     )
-
-
-def _run_id(run: str) -> UUID | None:
-    """Return a run's id, or None if it is said by the name of its resource."""
-    try:
-        return UUID(run)
-    except ValueError:
-        return None
 
 
 def _seconds(text: str) -> float:

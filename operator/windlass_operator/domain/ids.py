@@ -29,6 +29,14 @@ def new_id() -> UUID:
     return UUID(int=time_bits << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
 
 
+def as_id(text: str) -> UUID | None:
+    """Return the id that a text is, or None if it is something else, such as a name."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def content_hash(value: Any) -> str:
     """Return a hash of a JSON value that does not depend on the order of its keys: 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -43,7 +51,5 @@ def token_hash(secret: str) -> bytes:
 def parse_token(token: str) -> tuple[UUID, bytes] | None:
     """Return the attempt's id and the hash of the secret, or None for something that is no token."""
     attempt_id, _, secret = token.partition(".")
-    try:
-        return (UUID(attempt_id), token_hash(secret)) if secret else None
-    except ValueError:
-        return None
+    known = as_id(attempt_id)
+    return (known, token_hash(secret)) if known is not None and secret else None

@@ -11,6 +11,7 @@ import structlog
 
 from windlass_operator import metrics
 from windlass_operator.domain.errors import LedgerUnavailableError, WindlassError
+from windlass_operator.domain.ids import as_id
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_seen import RunSeen
 from windlass_operator.ledger import projection, runs
@@ -262,7 +263,4 @@ class ParseRun(Protocol):
 def _claimed_run_id(body: Mapping[str, Any]) -> UUID | None:
     status = body.get("status")
     text = status.get("runId") if isinstance(status, dict) else None
-    try:
-        return UUID(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
+    return as_id(text) if isinstance(text, str) else None

@@ -9,6 +9,7 @@ from uuid import UUID
 from windlass.durations import format_duration
 from windlass_operator.domain.compensation import FAILED_REASON
 from windlass_operator.domain.errors import RunNotFoundError
+from windlass_operator.domain.ids import as_id
 from windlass_operator.domain.project import Project
 from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.ledger import attempts, children, handles, logs, projection, queues, run_lists, runs, steps
@@ -51,10 +52,10 @@ class RunService:
         row = await runs.project_by_uid(self._database, project.uid)
         if row is None:
             raise RunNotFoundError(run, project.namespace)
-        try:
-            ids = [UUID(run)]
-        except ValueError:
-            # Postgres text has no NUL, and no name has one.
+        known = as_id(run)
+        if known is not None:
+            ids = [known]
+        else:  # Postgres text has no NUL, and no name has one
             ids = [] if "\0" in run else await runs.newest_of_name(self._database, row["id"], run)
         found = await runs.get_many(self._database, ids) if ids else []
         if not found or found[0]["project_id"] != row["id"]:

@@ -38,11 +38,11 @@ UPDATE attempt SET token_hash = held.token_hash, lease_until = ledger_now() + %(
   FROM held WHERE attempt.id = held.id RETURNING attempt.id;
 
 -- name: claim_runs
--- Take up to :n runs that may start, and open their attempts, the first one in the first place that is offered. SKIP LOCKED:
--- two claimers never wait for each other; and only of what is taken, not of the first ones of each queue. The entry is deleted, not updated: the hot table stays small and its index never
--- churns. MATERIALIZED: as a subquery it could be executed once for each row, each time with another :n, and a run that is
--- taken without an attempt is stuck for ever. Rows of large tables by an array: for a join, the planner takes a few for
--- hundreds and reads the whole table.
+-- Take up to :n runs that may start, and open their attempts, the first one in the first place that is offered. SKIP LOCKED,
+-- of what is taken and not of the first ones of each queue: two claimers never wait for each other. The entry is deleted, not
+-- updated: the hot table stays small and its index never churns. MATERIALIZED: as a subquery it could be executed once for
+-- each row, each time with another :n, and a run that is taken without an attempt is stuck for ever. Rows of large tables by
+-- an array: for a join, the planner takes a few for hundreds and reads the whole table.
 WITH admitting AS (
     SELECT * FROM unnest(%(queue_ids)s::bigint[], %(free)s::integer[]) AS q (id, free)),
 due AS MATERIALIZED (
