@@ -45,7 +45,7 @@ async def verify(*, as_json: bool, page: int, ledger_only: bool = False, env: Ma
         env: The environment; this process's by default.
     """
     config = Config.from_env(os.environ if env is None else env)
-    database = Database(config.postgres_uri, size=1, longest=_LONGEST)
+    database = Database(config.postgres_uri, size=1, longest=_LONGEST, scans=True)
     await database.open()
     began = time.monotonic()
     try:

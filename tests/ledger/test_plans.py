@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.support.world import SHOP, World, a_step, a_task
 from windlass import protocol
 from windlass_operator.ledger import outcomes
 from windlass_operator.ledger.database import Connection, Database
+from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.submission import Submission
 
 _OLD = 3000
@@ -21,13 +23,13 @@ _KEPT = 8
 """Executions after which PostgreSQL keeps a plan, and a few more."""
 _FILL = """
 INSERT INTO attempt (id, run_id, number, token_hash, lease_until, closed_at, outcome)
-SELECT gen_random_uuid(), id, 1, '', now(), now(), 'Succeeded' FROM run;
+SELECT gen_random_uuid(), id, 1, '', now(), now(), 'Succeeded' FROM run WHERE task = 'old';
 INSERT INTO step (run_id, key, name, args_hash, state, attempt, result, started_at, finished_at)
-SELECT id, 'charge', 'charge', 'a', 'succeeded', 1, '1', now(), now() FROM run;
+SELECT id, 'charge', 'charge', 'a', 'succeeded', 1, '1', now(), now() FROM run WHERE task = 'old';
 INSERT INTO wait (run_id, key, project_id, kind, due_at)
-SELECT id, 'charge', project_id, 'sleep', now() + interval '1 day' FROM run;
-ANALYZE run, attempt, step, wait, queue_entry, event, pod
+SELECT id, 'charge', project_id, 'sleep', now() + interval '1 day' FROM run WHERE task = 'old'
 """
+_COUNT = "ANALYZE run, attempt, step, wait, queue_entry, event, pod"
 _READ = "SELECT relname, seq_tup_read FROM pg_stat_xact_user_tables"
 """What this connection has read of late: the counts begin anew now and then, and not with each transaction."""
 
@@ -43,7 +45,9 @@ class Watched(Database):
     watches = False
     read: list[tuple[str, int]]
 
-    async def _retry(self, work: Callable[[Connection], Awaitable[Any]], *, transaction: bool) -> Any:
+    async def _retry(
+        self, work: Callable[[Connection], Awaitable[Any]], *, transaction: bool, pipelined: bool = False
+    ) -> Any:
         async def watched(connection: Connection) -> Any:
             before = await _rows_read(connection)
             done = await work(connection)
@@ -51,7 +55,9 @@ class Watched(Database):
             self.read += [(table, n - before[table]) for table, n in after.items() if n - before[table] > _MANY]
             return done
 
-        return await super()._retry(watched if self.watches else work, transaction=transaction or self.watches)
+        return await super()._retry(
+            watched if self.watches else work, transaction=transaction or self.watches, pipelined=pipelined
+        )
 
 
 async def _rows_read(connection: Connection) -> Counter[str]:
@@ -61,31 +67,52 @@ async def _rows_read(connection: Connection) -> Counter[str]:
 
 @pytest.fixture
 async def world(ledger_uri: str) -> AsyncIterator[World]:
-    """A ledger with much in it, and one connection to it."""
+    """An empty ledger, and one connection to it."""
     database = Watched(ledger_uri, size=1)
     database.read = []
     await database.open()
     world = await World(database).start()
-    old = a_task().pod.__class__(image="old:test", preload=None, source_hash="0" * 16)
-    world.cluster.tasks[(SHOP.namespace, "old")] = a_task(pod=old)
-    for _ in range(_OLD // 500):
-        await world.submissions.trigger_all(SHOP, [Submission(task="old") for _ in range(500)])
-    for statement in _FILL.split(";"):
-        await database.fetch(statement)
     yield world
     await world.desk.close()
     await database.close()
 
 
-async def test_a_run_from_its_trigger_to_its_result_reads_no_table_from_end_to_end(world: World) -> None:
-    pod = await with_session(world, await world.reusable_pod(slots=9))
-    assert isinstance(world.database, Watched)
-    world.database.watches = True
+async def fill(world: World) -> None:
+    """Let there be much in the ledger. The server has not counted it."""
+    old = a_task().pod.__class__(image="old:test", preload=None, source_hash="0" * 16)
+    world.cluster.tasks[(SHOP.namespace, "old")] = a_task(pod=old)
+    for _ in range(_OLD // 500):
+        await world.submissions.trigger_all(SHOP, [Submission(task="old") for _ in range(500)])
+    for statement in _FILL.split(";"):
+        await world.database.fetch(statement)
+
+
+async def run_some(world: World, pod: PodIdentity) -> None:
+    """Take some runs from their triggers to their results, so many that plans are kept after them."""
     for n in range(_KEPT):
         run_id = await world.submit(name="new", payload=n)
-        (attempt,) = (await ask(world, pod, f"claim-{n}")).attempts
+        (attempt,) = (await ask(world, pod, str(uuid4()))).attempts
         assert attempt.run_id == str(run_id)
         await world.steps.save(attempt.token, protocol.SaveStepsRequest(steps=[a_step("charge")]))
         await world.attempts.complete(attempt.token, complete())
         assert (await outcomes.of_runs(world.database, [run_id]))[run_id].result == "42"
+
+
+async def test_a_run_from_its_trigger_to_its_result_reads_no_table_from_end_to_end(world: World) -> None:
+    await fill(world)
+    await world.database.fetch(_COUNT)
+    pod = await with_session(world, await world.reusable_pod(slots=9))
+    assert isinstance(world.database, Watched)
+    world.database.watches = True
+    await run_some(world, pod)
+    assert world.database.read == []
+
+
+async def test_plans_that_were_made_while_the_ledger_was_empty_stay_good_when_it_fills(world: World) -> None:
+    pod = await with_session(world, await world.reusable_pod(slots=9))
+    await run_some(world, pod)
+    await fill(world)
+    assert isinstance(world.database, Watched)
+    world.database.watches = True
+    await run_some(world, pod)
     assert world.database.read == []

@@ -91,22 +91,20 @@ async def lock_pods(connection: Connection, ids: Collection[UUID]) -> dict[UUID,
 
 
 async def lock_all(connection: Connection, pod_key: str, claims: Sequence[tuple[UUID, str]], n: int) -> Locked:
-    """Lock the pods that ask for runs of a key, and return what decides on their claims. One round trip.
+    """Lock the pods that ask for runs of a key, and return what decides on their claims.
 
     Args:
-        connection: The transaction.
+        connection: The transaction, in a pipeline: then it is one way to the server.
         pod_key: Of the pods.
         claims: A pod and a claim id each.
         n: Runs that they ask for.
     """
-    async with connection.pipeline():
-        await connection.plan_once()
-        pods = await connection.execute(_SQL["lock_pods"], {"ids": list({pod_id for pod_id, _ in claims})})
-        held = await _attempts_of_pods(connection, claims)  # a statement of its own: it sees what the locks waited for
-        waiting = await queues.of_key(connection, pod_key, n)
-        return Locked(
-            {row["id"]: _pod(row) for row in await pods.fetchall()}, await held.fetchall(), await waiting.fetchall()
-        )
+    pods = await connection.execute(_SQL["lock_pods"], {"ids": list({pod_id for pod_id, _ in claims})})
+    held = await _attempts_of_pods(connection, claims)  # a statement of its own: it sees what the locks waited for
+    waiting = await queues.of_key(connection, pod_key, n)
+    return Locked(
+        {row["id"]: _pod(row) for row in await pods.fetchall()}, await held.fetchall(), await waiting.fetchall()
+    )
 
 
 def _pod(row: dict[str, Any]) -> LockedPod:
@@ -193,10 +191,9 @@ async def take(
         "claims": [place.claim_id for place in places],
         "lease": lease,
     }
-    async with connection.pipeline():
-        await connection.execute(_SQL["claim_runs"], parameters)
-        opened = await connection.execute(_SQL["claimed_attempts"], {"ids": parameters["ids"]})
-        return await opened.fetchall()
+    await connection.execute(_SQL["claim_runs"], parameters)
+    opened = await connection.execute(_SQL["claimed_attempts"], {"ids": parameters["ids"]})
+    return await opened.fetchall()
 
 
 async def pods_claimed(connection: Connection, ids: Collection[UUID]) -> None:

@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -45,7 +45,13 @@ LOST_LINK: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 """When the kernel gives up a connection whose other end has vanished; its own idea of that is a quarter of an hour."""
-_PLAN_ONCE: Final = "SET LOCAL plan_cache_mode = force_generic_plan"
+_PLANNED_ONCE: Final = " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
+"""The plan of a statement is the same for all its parameters, and making it costs more than all the rest: of one that
+takes lists the server would think each time that a plan for this very list is cheaper.
+
+Every question about a large table has its index. A plan that was made while a table was small, as
+all are on the first day, and those of the queue after each quiet night, would read it from end to end until the server
+has counted again what is in it. (The price of a scan that is to be avoided would make any plan worth compiling.)"""
 _KIND: Final = {False: "statement", True: "transaction"}
 _SECONDS: Final = {flag: metrics.LEDGER_SECONDS.labels(kind) for flag, kind in _KIND.items()}
 _FAILURES: Final = {flag: metrics.LEDGER_FAILURES.labels(kind) for flag, kind in _KIND.items()}
@@ -74,14 +80,6 @@ class Connection(AsyncConnection[DictRow]):
     startable: Counter[str]
     """What the transaction lets start, by pod key, for those who wait for that. A hint, told when it has committed."""
 
-    async def plan_once(self) -> None:
-        """Let the server use its plans for the statements of this transaction again, whatever their parameters are.
-
-        Of statements that take lists it would think each time that a plan for this very list is cheaper, and making one
-        costs more than all the rest. Only for statements whose plan is the same for all parameters.
-        """
-        await self.execute(_PLAN_ONCE)
-
     def may_start(self, pod_key: str, runs: int = 1) -> None:
         """Note that so many runs of a pod key may start once the transaction has committed; 0: some, later."""
         self.startable[pod_key] += runs
@@ -95,6 +93,7 @@ class Database:
         size: Connections at most.
         now: Tests give a function that returns the ledger's time; None means the database's own clock.
         longest: What a statement, and a transaction as a whole, may take. Then it counts as failed, and is repeated.
+        scans: It is asked about whole tables.
     """
 
     def __init__(
@@ -104,6 +103,7 @@ class Database:
         size: int = 8,
         now: Callable[[], datetime] | None = None,
         longest: timedelta = _LONGEST,
+        scans: bool = False,
     ) -> None:
         self._now = now
         self._longest = longest.total_seconds()
@@ -123,7 +123,7 @@ class Database:
                 "row_factory": dict_row,
                 "prepare_threshold": 2,
                 "options": f"-c search_path={SCHEMA} -c idle_in_transaction_session_timeout=30000"
-                f" -c statement_timeout={round(self._longest * 1000)}",
+                f" -c statement_timeout={round(self._longest * 1000)}{'' if scans else _PLANNED_ONCE}",
                 "connect_timeout": 5,
                 **LOST_LINK,
                 "application_name": "windlass",
@@ -188,15 +188,27 @@ class Database:
 
         return await self._retry(once, transaction=False)
 
-    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run ``work`` in one transaction; run it again as a whole when the server refused for a passing reason."""
-        return await self._retry(work, transaction=True)
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]], *, pipelined: bool = False) -> T:
+        """Run ``work`` in one transaction; run it again as a whole when the server refused for a passing reason.
 
-    async def _retry(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
+        Args:
+            work: Does it, on the connection that it gets.
+            pipelined: Its statements are sent without waiting for those before them, until it reads a result. That
+                saves ways to the server, and costs CPU of this process: worth it where most results are read together.
+        """
+        return await self._retry(work, transaction=True, pipelined=pipelined)
+
+    async def statements(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run ``work`` without a transaction around it: each of its statements is one by itself. Retried as a whole."""
+        return await self._retry(work, transaction=False)
+
+    async def _retry(
+        self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool, pipelined: bool = False
+    ) -> T:
         began = time.monotonic()
         startable: Counter[str] = Counter()  # over all tries: one whose commit was not acknowledged may have committed
         try:
-            done = await self._tries(work, startable, transaction=transaction)
+            done = await self._tries(work, startable, transaction=transaction, pipelined=pipelined)
         finally:
             _SECONDS[transaction].observe(time.monotonic() - began)
         if startable:
@@ -205,7 +217,7 @@ class Database:
         return done
 
     async def _tries(
-        self, work: Callable[[Connection], Awaitable[T]], startable: Counter[str], *, transaction: bool
+        self, work: Callable[[Connection], Awaitable[T]], startable: Counter[str], *, transaction: bool, pipelined: bool
     ) -> T:
         until = time.monotonic() + _PATIENCE
         pause = 0.05
@@ -215,7 +227,7 @@ class Database:
                     connection.startable = startable
                     if not transaction:
                         return await work(connection)
-                    async with connection.transaction():
+                    async with _transaction(connection, pipelined=pipelined):
                         return await work(connection)
             except LedgerUnavailableError as error:
                 _FAILURES[transaction].inc()
@@ -232,6 +244,18 @@ class Database:
         """
         async with self.connection() as connection:
             await connection.execute("SELECT 1")
+
+
+@asynccontextmanager
+async def _transaction(connection: Connection, *, pipelined: bool) -> AsyncIterator[None]:
+    """Begin a transaction, in a pipeline with what follows if that is wanted, and commit it when that is through."""
+    if not pipelined:
+        async with connection.transaction():
+            yield
+        return
+    async with AsyncExitStack() as stack, connection.pipeline():
+        await stack.enter_async_context(connection.transaction())
+        yield
 
 
 @contextmanager

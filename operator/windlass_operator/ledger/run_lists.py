@@ -61,6 +61,10 @@ class RunFilter:
     """Text within the message or the last failure, upper and lower case alike; or the whole reason."""
 
 
+_PLANNED_EACH_TIME: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
+"""How many runs a condition leaves depends on its value: most have succeeded, and few are of a rare task."""
+
+
 async def page(
     database: Database, project_id: int, wanted: RunFilter, *, order: Order, after: Position | None, limit: int
 ) -> list[tuple[UUID, Position]]:
@@ -73,6 +77,7 @@ async def page(
     column = "finished_at" if order.startswith("finished") else "created_at"
 
     async def work(connection: Connection) -> list[dict[str, Any]]:
+        await connection.execute(_PLANNED_EACH_TIME)
         if wanted.error is None:
             return await (await connection.execute(statement, parameters)).fetchall()
         await connection.execute(f"SET LOCAL statement_timeout = '{_SECONDS}s'")
