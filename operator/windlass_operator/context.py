@@ -131,6 +131,7 @@ class Context:
             self.blobs,
             release_namespace=config.release_namespace,
             changed=self.changes,
+            accepted=self.changes.accepted,
             record=record,
         )
         self.endings = EndingService(self.database, self.runs, self.changes)

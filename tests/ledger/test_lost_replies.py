@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.failing import lose_reply
-from tests.support.world import World, a_step
+from tests.support.world import SHOP, World, a_step, a_task
 from windlass import protocol
 from windlass_operator.ledger.database import Database
+from windlass_operator.services.submission import Submission
 
 
 @pytest.fixture
@@ -35,6 +36,19 @@ async def test_a_run_is_accepted_once_although_the_reply_to_its_commit_was_lost(
     assert struck.exists()
     rows = await world.database.fetch("SELECT id FROM run")
     assert [row["id"] for row in rows] == [run_id]
+
+
+async def test_a_run_of_a_known_version_is_accepted_once_although_the_reply_to_its_statement_was_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world.cluster.tasks[SHOP.namespace, "order"] = a_task()
+    await world.know("order")
+    struck = lose_reply(monkeypatch, tmp_path, "ledger insert_runs|1")
+    answer = await world.submissions.trigger(SHOP, Submission(task="order"))
+    assert struck.exists()
+    assert not answer.deduplicated
+    rows = await world.database.fetch("SELECT id FROM run")
+    assert [row["id"] for row in rows] == [answer.run_id]
 
 
 async def test_a_claim_takes_one_run_although_the_reply_to_its_commit_was_lost(

@@ -16,7 +16,7 @@ from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger import outcomes
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.outcomes import Outcome
-from windlass_operator.services import results
+from windlass_operator.services import results, runs
 from windlass_operator.services.results import ResultService
 from windlass_operator.services.runs import Changes
 
@@ -131,3 +131,36 @@ async def test_a_run_of_another_namespace_is_as_unknown_as_one_that_never_was(wa
     other = Project("uid-of-another", "another")
     with pytest.raises(RunNotFoundError):
         await waiting.results.wait(other, run_id, _LONG, nobody_has_gone)
+
+
+async def test_a_run_that_was_accepted_just_now_is_not_looked_at_before_it_is_told_of(waiting: Waiting) -> None:
+    run_id, token = await waiting.begin()
+    answer = asyncio.create_task(waiting.results.wait(SHOP, run_id, _LONG, nobody_has_gone, new=True))
+    await asyncio.sleep(0)
+    assert waiting.looks == []
+    await waiting.end(run_id, token)
+    outcome = await answer
+    assert outcome is not None
+    assert outcome.state is RunState.SUCCEEDED
+    assert len(waiting.looks) == 1
+
+
+async def test_the_end_of_a_run_that_was_accepted_just_now_is_not_missed_by_a_late_wait(
+    waiting: Waiting,
+) -> None:
+    run_id, token = await waiting.begin()
+    await waiting.end(run_id, token)
+    outcome = await asyncio.wait_for(waiting.results.wait(SHOP, run_id, _LONG, nobody_has_gone, new=True), 10)
+    assert outcome is not None
+    assert outcome.state is RunState.SUCCEEDED
+
+
+def test_changes_are_remembered_for_who_comes_a_little_late_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_LATEST", 2)
+    changes = Changes()
+    ids = [uuid4() for _ in range(3)]
+    for run_id in (*ids[:2], ids[0], ids[2]):
+        changes(run_id)
+    with changes.follow(ids[0]) as late, changes.follow(ids[1]) as too_late:
+        assert late._woken.is_set()
+        assert not too_late._woken.is_set()

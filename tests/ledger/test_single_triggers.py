@@ -3,22 +3,28 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from tests.support.world import SHOP, World, a_task
+from windlass_operator import failpoints
 from windlass_operator.api.public import run_json
 from windlass_operator.domain.errors import QueueFullError, TaskNotFoundError, WindlassError
-from windlass_operator.ledger.database import Database
+from windlass_operator.domain.project import Project
+from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.intake import When
 from windlass_operator.services.submission import Accepted, Submission
 
 
-@pytest.fixture
-async def world(database: Database) -> World:
+@pytest.fixture(params=["first", "known"])
+async def world(database: Database, request: pytest.FixtureRequest) -> World:
+    """A Task that the ledger has never seen, or whose version it knows."""
     world = await World(database).start()
     world.cluster.tasks[SHOP.namespace, "order"] = a_task()
+    if request.param == "known":
+        await world.know("order")
     return world
 
 
@@ -34,6 +40,22 @@ def transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(world.database, "transaction", noted)
     return begun
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of each statement of the ledger that is sent."""
+    sent: list[str] = []
+    names = failpoints.statements()
+    usual = Connection.execute
+
+    async def noted(self: Connection, query: Any, *rest: Any, **more: Any) -> Any:
+        if query in names:
+            sent.append(names[query])
+        return await usual(self, query, *rest, **more)
+
+    monkeypatch.setattr(Connection, "execute", noted)
+    return sent
 
 
 async def at_once(world: World, *wanted: Submission) -> list[Accepted | BaseException]:
@@ -52,7 +74,7 @@ async def in_queue(world: World) -> list[UUID]:
 async def test_a_crowd_shares_one_transaction_and_keeps_its_order(world: World, transactions: list[None]) -> None:
     answers = await at_once(world, *(Submission(task="order", payload=n) for n in range(40)))
 
-    assert len(transactions) == 1
+    assert len(transactions) <= 1
     assert await in_queue(world) == made(answers)
     rows = [await world.get(run_id) for run_id in made(answers)]
     assert [row["payload"] for row in rows] == [str(n) for n in range(40)]
@@ -145,3 +167,47 @@ async def test_crowds_of_two_processes_keep_a_queue_within_its_length(world: Wor
     await asyncio.gather(*crowds, *(at_once(world, Submission(task="order")) for _ in range(9)))
 
     assert len(await in_queue(world)) == 10
+
+
+@pytest.mark.parametrize("world", ["known"], indirect=True)
+async def test_where_the_version_is_known_a_crowd_is_one_statement(
+    world: World, transactions: list[None], statements: list[str]
+) -> None:
+    wanted = Submission(task="order")
+    answers = await asyncio.gather(*(world.submissions.trigger(SHOP, wanted, shown=False) for _ in range(9)))
+
+    assert statements == ["insert_runs"]
+    assert transactions == []
+    assert await in_queue(world) == [answer.run_id for answer in answers]
+
+
+@pytest.mark.parametrize("world", ["known"], indirect=True)
+async def test_what_takes_more_is_decided_upon_beside_what_takes_one_statement(world: World) -> None:
+    other = a_task(entrypoint="other:main")
+    answers = await at_once(
+        world,
+        Submission(task="order"),
+        Submission(task="order", version=1),
+        Submission(task="order", idempotency_key="k"),
+        Submission(task="order", payload="x" * 70_000),
+    )
+    world.cluster.tasks[SHOP.namespace, "order"] = other
+    answers += await at_once(world, Submission(task="order"))
+
+    rows = [await world.get(run_id) for run_id in made(answers)]
+    assert [row["version"] for row in rows] == [1, 1, 1, 1, 2]
+    assert [row["payload_sha256"] is not None for row in rows] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("world", ["known"], indirect=True)
+async def test_a_namespace_that_was_made_anew_has_none_of_the_versions_of_the_one_before(world: World) -> None:
+    anew = Project("uid-of-the-new-one", SHOP.namespace)
+    mine = await world.submissions.trigger(SHOP, Submission(task="order"))
+    theirs = await world.submissions.trigger(anew, Submission(task="order"))
+
+    rows = await world.database.fetch(
+        "SELECT p.uid, v.project_id = run.project_id AS own FROM run JOIN project p ON p.id = run.project_id"
+        " JOIN task_version v ON v.id = run.task_version_id WHERE run.id = ANY(%(ids)s) ORDER BY run.id",
+        {"ids": [mine.run_id, theirs.run_id]},
+    )
+    assert [(row["uid"], row["own"]) for row in rows] == [(SHOP.uid, True), (anew.uid, True)]

@@ -262,6 +262,16 @@ class World:
         self.cluster.tasks[(SHOP.namespace, name)] = task or a_task()
         return (await self.submissions.trigger(SHOP, Submission(task=name, payload=payload))).run_id
 
+    async def know(self, name: str) -> None:
+        """Let the ledger know the version of a Task, as it does after its first run."""
+        task = self.cluster.tasks[SHOP.namespace, name]
+
+        async def work(connection: Connection) -> None:
+            project_id = await runs.ensure_project(connection, SHOP.uid, SHOP.namespace)
+            await runs.ensure_version(connection, project_id, SHOP.uid, name, task)
+
+        await self.database.transaction(work)
+
     async def apply_task(self, task: TaskSnapshot | None = None, *, name: str = "order", seen: bool = True) -> None:
         """Apply a Task resource, and let the operator see it."""
         where = (SHOP.namespace, name)

@@ -277,7 +277,8 @@ class PublicRoutes:
         accepted = await self._submissions.trigger(project, wanted, shown=query.wait is None)
         location = {"Location": f"/api/v1/namespaces/{project.namespace}/runs/{accepted.run_id}"}
         if query.wait is not None:
-            return await self._result(request, accepted.run_id, query.wait, location)
+            new = not accepted.deduplicated
+            return await self._result(request, accepted.run_id, query.wait, location, new=new)
         run = run_json(accepted.row or await self._runs.get(project, str(accepted.run_id)))
         if accepted.deduplicated:
             run["deduplicated"] = True
@@ -431,9 +432,11 @@ class PublicRoutes:
         run_id = as_id(run) or (await self._runs.get(_project(request), run))["id"]
         return await self._result(request, run_id, query.wait, {})
 
-    async def _result(self, request: Request, run_id: UUID, wait: str, headers: dict[str, str]) -> Response:
+    async def _result(
+        self, request: Request, run_id: UUID, wait: str, headers: dict[str, str], *, new: bool = False
+    ) -> Response:
         project = _project(request)
-        outcome = await self._results.wait(project, run_id, _seconds(wait), request.is_disconnected)
+        outcome = await self._results.wait(project, run_id, _seconds(wait), request.is_disconnected, new=new)
         if outcome is None:
             run = run_json(await self._runs.get(project, str(run_id)))
             return _json(run, 202, {**headers, "Retry-After": "1"})

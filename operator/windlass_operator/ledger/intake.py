@@ -1,6 +1,6 @@
 """New runs: however many, they are one statement."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -9,10 +9,11 @@ from uuid import UUID
 import msgspec
 
 from windlass.durations import parse_duration
+from windlass_operator.domain.project import Project
 from windlass_operator.ledger import runs
 from windlass_operator.ledger.database import Connection
 from windlass_operator.ledger.queries import load
-from windlass_operator.ledger.runs import Value, Version
+from windlass_operator.ledger.runs import UnreadVersion, Value, Version
 
 _SQL: Final = load("intake")
 
@@ -63,7 +64,7 @@ class NewRun:
 
     id: UUID
     task: str
-    version: Version | None
+    version: Version | UnreadVersion | None
     """None: the Task is missing, and the run waits for it."""
     payload: Value
     wanted_version: int | None = None
@@ -86,9 +87,24 @@ async def insert(connection: Connection, project_id: int, new: Sequence[NewRun])
     Returns:
         Those that were written: a run with the same id or of the same resource may exist already.
     """
+    return await _insert(connection, {"project_id": project_id, "project_uid": None, "namespace": None}, new)
+
+
+async def insert_known(connection: Connection, project: Project, new: Sequence[NewRun]) -> set[UUID]:
+    """Accept runs of unread versions, as far as that takes no more than this statement. It needs no transaction.
+
+    Returns:
+        Those that were written. Of the others the project or the version is not known, or the queue has a
+        ``maxLength``, or they exist already: they are decided upon by who reads and locks what that takes.
+    """
+    return await _insert(
+        connection, {"project_id": None, "project_uid": project.uid, "namespace": project.namespace}, new
+    )
+
+
+async def _insert(connection: Connection, project: Mapping[str, object], new: Sequence[NewRun]) -> set[UUID]:
     items = msgspec.json.encode([_item(run) for run in new]).decode()
-    cursor = await connection.execute(_SQL["insert_runs"], {"project_id": project_id, "items": items})
-    rows = await cursor.fetchall()
+    rows = await (await connection.execute(_SQL["insert_runs"], {**project, "items": items})).fetchall()
     made = {run.id for run in new} - {row["id"] for row in rows}
     for row in rows:
         if row["pod_key"] is not None:
@@ -104,7 +120,8 @@ def _item(run: NewRun) -> dict[str, object]:
     item = {
         "id": run.id,
         "task": run.task,
-        "task_version_id": run.version.id if run.version else None,
+        "task_version_id": run.version.id if isinstance(run.version, Version) else None,
+        "spec_hash": run.version.spec_hash if isinstance(run.version, UnreadVersion) else None,
         "wanted_version": run.wanted_version,
         "total_timeout": None if total is None else total.total_seconds(),
         "delay": None if when.delay is None else when.delay.total_seconds(),

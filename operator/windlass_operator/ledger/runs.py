@@ -51,6 +51,14 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadVersion:
+    """The version of a snapshot, if the ledger has it: its row was not looked for."""
+
+    snapshot: TaskSnapshot
+    spec_hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class LockedRun:
     """What a decision needs of a run. Its row is locked until the transaction ends."""
 
@@ -134,6 +142,11 @@ async def ensure_version(
             found = await (await connection.execute(_SQL["find_version"], parameters)).fetchone()
     assert found is not None, "the version was found or added"
     return _version(found)
+
+
+def unread(snapshot: TaskSnapshot) -> UnreadVersion:
+    """Return the version of a snapshot without asking the ledger for it."""
+    return UnreadVersion(snapshot, _spec_hash(msgspec.json.encode(snapshot).decode()))
 
 
 def _spec_hash(spec: str) -> str:

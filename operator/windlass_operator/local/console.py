@@ -54,7 +54,7 @@ class Console:
         self._changed: set[UUID] = set()
         self._news = asyncio.Event()
         self._since = datetime.now(UTC)
-        plane.context.changes.listen(self._note)
+        plane.context.changes.watch(self._note)
 
     def _note(self, run_id: UUID) -> None:
         self._changed.add(run_id)

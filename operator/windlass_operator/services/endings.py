@@ -31,6 +31,7 @@ _CANCELLED: Final = 500
 _TOGETHER: Final = 0.005
 """Seconds in which runs may end that are told of in one transaction: a parent may have hundreds of children."""
 _MESSAGE: Final = 1024
+_CHILDREN_GO_ON: Final = (RunState.SUCCEEDED, RunState.FAILED)
 
 
 class EndingService:
@@ -47,12 +48,16 @@ class EndingService:
         self._runs = runs
         self._changed = changed
         self._told: set[UUID] = set()
+        self._stopped: set[UUID] = set()
+        """Those of them whose children may have to end as well."""
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to do for :meth:`follow`."""
 
-    def ended(self, run_id: UUID) -> None:
-        """A run has ended, or is to end. A hint: nothing depends on it."""
+    def ended(self, run_id: UUID, state: RunState | None = None) -> None:
+        """A run has ended, or is to end: in this state, if that is known. A hint: nothing depends on it."""
         self._told.add(run_id)
+        if state not in _CHILDREN_GO_ON:
+            self._stopped.add(run_id)
         self.wake()
 
     async def follow(self) -> timedelta | None:
@@ -61,14 +66,15 @@ class EndingService:
             return None
         await asyncio.sleep(_TOGETHER)
         told, self._told = self._told, set()
+        stopped, self._stopped = self._stopped, set()
+        more = True
         try:
             more = await self._settle(list(told))
-            more = await self._cascade(list(told)) or more
-        except BaseException:
-            self._told |= told
-            raise
-        if more:
-            self._told |= told
+            more = (bool(stopped) and await self._cascade(list(stopped))) or more
+        finally:
+            if more:
+                self._told |= told
+                self._stopped |= stopped
         return timedelta(0) if self._told else None
 
     async def sweep(self) -> timedelta | None:

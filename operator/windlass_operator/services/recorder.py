@@ -68,10 +68,10 @@ class Recorder:
     def __init__(self, send: Callable[[Iterable[Span]], None] | None = None, *, ratio: float = 1.0) -> None:
         self._send = send
         self._ratio = ratio
-        self._listeners: list[Callable[[UUID], None]] = []
+        self._listeners: list[Callable[[UUID, RunState], None]] = []
 
-    def listen(self, listener: Callable[[UUID], None]) -> None:
-        """Call ``listener`` with each run of which it is told that it has ended, or is to end."""
+    def listen(self, listener: Callable[[UUID, RunState], None]) -> None:
+        """Call ``listener`` with each run of which it is told that it has ended, or is to end, and its state."""
         self._listeners.append(listener)
 
     def wants_spans(self, traceparent: str | None) -> bool:
@@ -198,12 +198,12 @@ class Recorder:
             span = run_span(run, state=state.value, reason=reason, failure_class=failed)
             if span is not None:
                 self._send([span])
-        self.ending(run.id)
+        self.ending(run.id, state)
 
-    def ending(self, run_id: UUID) -> None:
+    def ending(self, run_id: UUID, state: RunState) -> None:
         """A run has ended, or was cancelled and has a while to clean up."""
         for listener in self._listeners:
-            listener(run_id)
+            listener(run_id, state)
 
     @staticmethod
     def refused(operation: str) -> None:

@@ -33,7 +33,7 @@ class ResultService:
         self._look = Batch(self._look_at, limit=_AT_ONCE)
 
     async def wait(
-        self, project: Project, run_id: UUID, seconds: float, gone: Callable[[], Awaitable[bool]]
+        self, project: Project, run_id: UUID, seconds: float, gone: Callable[[], Awaitable[bool]], *, new: bool = False
     ) -> Outcome | None:
         """Return how a run ended, or None if it has not when the time is over.
 
@@ -42,12 +42,15 @@ class ResultService:
             run_id: Of the run.
             seconds: To wait; 0 for one look.
             gone: Asks whether nobody waits for the answer any more.
+            new: This process has accepted the run just now: there is nothing to see until it tells of a change.
 
         Raises:
             RunNotFoundError: The project has no such run.
         """
         until, told = time.monotonic() + seconds, True
         with self._changes.follow(run_id) as changed:  # before the first look: no change falls between the two
+            if new:
+                told = await changed.wait(min(seconds, _LOOK_AGAIN))
             while True:
                 changed.clear()
                 outcome = await self._look(run_id)

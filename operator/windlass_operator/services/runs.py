@@ -109,7 +109,7 @@ class RunService:
         if state is not None:
             self._ended(run, state, reason=reason, failure_class=None)
             if not state.final:
-                self._record.ending(run.id)
+                self._record.ending(run.id, state)
         self._changed(run.id)
 
     async def resource_gone(self, run_id: UUID, resource_uid: str) -> None:
@@ -259,16 +259,26 @@ async def _cancel(connection: Connection, run: LockedRun, reason: str, message: 
     return await runs.apply(connection, run, Change(event=RunEvent.CANCEL, reason=reason, message=message))
 
 
+_LATEST: Final = 10_000
+"""Changes that are remembered for who begins to wait. Between the acceptance of a run and that there are a few."""
+
+
 class Changes:
     """Wake-ups within one process: who waits for a run is woken when it changed. A hint, never the only way."""
 
     def __init__(self) -> None:
         self._following: dict[UUID, set[Follower]] = {}
+        self._latest: dict[UUID, None] = {}
         self._listeners: list[Callable[[UUID], None]] = []
+        self._watchers: list[Callable[[UUID], None]] = []
 
     def listen(self, listener: Callable[[UUID], None]) -> None:
-        """Call ``listener`` with every changed run of this process."""
+        """Call ``listener`` with every changed run of this process, but not with new ones that no resource shows."""
         self._listeners.append(listener)
+
+    def watch(self, watcher: Callable[[UUID], None]) -> None:
+        """Call ``watcher`` with every new or changed run of this process."""
+        self._watchers.append(watcher)
 
     def __call__(self, run_id: UUID) -> None:
         """Wake those who wait for this run."""
@@ -279,16 +289,28 @@ class Changes:
         """The run has begun: tell the listeners, and nobody who waits for its end."""
         for listener in self._listeners:
             listener(run_id)
+        self.accepted(run_id)
+
+    def accepted(self, run_id: UUID) -> None:
+        """The run is there, and no resource shows it: nobody can wait for it yet, and nothing has to be written."""
+        for watcher in self._watchers:
+            watcher(run_id)
 
     def wake(self, run_id: UUID) -> None:
         """Wake those who wait, without telling the listeners: the news came from outside."""
+        self._latest.pop(run_id, None)
+        self._latest[run_id] = None
+        if len(self._latest) > _LATEST:
+            del self._latest[next(iter(self._latest))]
         for follower in self._following.get(run_id, ()):
             follower.wake()
 
     @contextmanager
     def follow(self, run_id: UUID) -> "Iterator[Follower]":
-        """Be told of the changes of a run for the duration of the block."""
+        """Be told of the changes of a run for the duration of the block, and of one that was told just before it."""
         follower = Follower()
+        if run_id in self._latest:
+            follower.wake()
         self._following.setdefault(run_id, set()).add(follower)
         try:
             yield follower

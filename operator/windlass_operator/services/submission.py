@@ -29,7 +29,7 @@ from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import handles, intake, queues, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.intake import Lineage, NewRun, When
-from windlass_operator.ledger.runs import Change, LockedRun, Value, Version
+from windlass_operator.ledger.runs import Change, LockedRun, UnreadVersion, Value, Version
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
 from windlass_operator.services.batch import Batches
@@ -102,6 +102,11 @@ class Prepared:
     """Its row is part of the answer."""
 
     @property
+    def simple(self) -> bool:
+        """Nothing has to be looked up for it but its version, and nothing to be kept beside it."""
+        return self.wanted.idempotency_key is None and self.wanted.version is None and self.staged is None
+
+    @property
     def key(self) -> handles.Key | None:
         """Task and idempotency key, if it has one."""
         return None if self.wanted.idempotency_key is None else (self.wanted.task, self.wanted.idempotency_key)
@@ -133,7 +138,8 @@ class SubmissionService:
         read_task: Reads Tasks live.
         blobs: Keeps payloads that are too large for a row.
         release_namespace: Tasks in it are refused: their pods could mount the control plane's credentials.
-        changed: Called after a commit, with the run.
+        changed: Called after a commit that a Run resource shows, with the run.
+        accepted: Called after other commits, with each run that is new.
         record: Counts, logs and traces what happened.
     """
 
@@ -145,6 +151,7 @@ class SubmissionService:
         *,
         release_namespace: str,
         changed: Callable[[UUID], None] = lambda _: None,
+        accepted: Callable[[UUID], None] = lambda _: None,
         record: Recorder | None = None,
     ) -> None:
         self._database = database
@@ -154,6 +161,7 @@ class SubmissionService:
         self.large = payloads.LargeValues()
         self._release_namespace = release_namespace
         self._changed = changed
+        self._accepted = accepted
         self._record = record or Recorder()
 
     async def trigger(self, project: Project, wanted: Submission, *, shown: bool = True) -> Accepted:
@@ -182,14 +190,14 @@ class SubmissionService:
         return done.became
 
     async def _write_singles(self, project: Project, asked: list[Prepared]) -> list["_Written"]:
-        """Write submissions that came at the same time in one transaction; who is refused is so alone.
+        """Write submissions that came at the same time together; who is refused is so alone.
 
         A transaction in which somebody is refused is given up and done again without them: whatever it had taken for
         them, such as a key, is as it was, and the others are decided upon as if those had never asked.
         """
         asked = _in_order(asked)
-        left = asked
-        written: dict[UUID, _Written] = {}
+        written = await self._write_known(project, [one for one in asked if one.simple])
+        left = [one for one in asked if one.run_id not in written]
         while left:
             refused: dict[UUID, WindlassError] = {}
 
@@ -211,6 +219,23 @@ class SubmissionService:
                 written |= {one.run_id: _Written(one, refused[one.run_id]) for one in left if one.run_id in refused}
                 left = [one for one in left if one.run_id not in refused]
         return [written[one.run_id] for one in asked]
+
+    async def _write_known(self, project: Project, asked: list[Prepared]) -> dict[UUID, _Written]:
+        """Write those for which one statement is enough, as it is for nearly all; return what became of them."""
+        versions = {id(one.snapshot): runs.unread(one.snapshot) for one in asked}
+        new = [_new_run(one.run_id, one.wanted, versions[id(one.snapshot)], one.payload) for one in asked]
+
+        async def work(connection: Connection) -> tuple[set[UUID], dict[UUID, dict[str, Any]]]:
+            made = await intake.insert_known(connection, project, new)
+            shown = [one.run_id for one in asked if one.shown and one.run_id in made]
+            return made, await runs.new_rows(connection, shown) if shown else {}
+
+        made, rows = await self._database.statements(work) if asked else (set(), {})
+        return {
+            one.run_id: _Written(one, Accepted(one.run_id, row=rows.get(one.run_id)))
+            for one in asked
+            if one.run_id in made
+        }
 
     async def trigger_all(self, project: Project, wanted: Sequence[Submission]) -> list[Accepted]:
         """Accept runs in one transaction, all of them or none. Errors and keys are those of :meth:`trigger`.
@@ -307,7 +332,8 @@ class SubmissionService:
                     one.run_id, one.wanted, versions[name], one.payload, lineage=lineage[index] if lineage else None
                 )
             )
-        errors |= await queues.without_room(connection, [(run.version.queue_id, run.id) for run in new if run.version])
+        places = [(run.version.queue_id, run.id) for run in new if isinstance(run.version, Version)]
+        errors |= await queues.without_room(connection, places)
         if errors:
             if refused is None:
                 raise next(iter(errors.values()))
@@ -344,8 +370,7 @@ class SubmissionService:
                     asked=one.asked,
                     place=one.place,
                 )
-        for became in accepted:
-            self._changed(became.run_id)
+            self._accepted(one.run_id)
 
     async def import_resource(self, project: Project, wanted: Submission, resource: Resource) -> UUID | None:
         """Accept the run of a Run resource, idempotently on the resource's UID. Bad input ends it, visibly.
@@ -562,7 +587,7 @@ def _checked(wanted: Submission, snapshot: TaskSnapshot) -> bytes:
 def _new_run(
     run_id: UUID,
     wanted: Submission,
-    version: Version | None,
+    version: Version | UnreadVersion | None,
     payload: Value,
     *,
     resource: Resource | None = None,

@@ -1,21 +1,28 @@
 -- name: insert_runs
 -- Runs, their places in the queue and their first events in one statement and one parameter: a thousand runs cost one way
 -- to the server. A run that is there already, by its id or its resource's UID, is left out of everything, and is the answer. In order of the
--- ids, so two that insert the same runs never wait for each other in a circle.
+-- ids, so two that insert the same runs never wait for each other in a circle. One whose version is said by a hash is left out too
+-- if there is no such version, or if its queue may be full.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (id uuid, task text, task_version_id bigint, wanted_version integer,
-        reason text, message text, payload text, sha256 text, size bigint, tags text[], traceparent text,
+        spec_hash text, reason text, message text, payload text, sha256 text, size bigint, tags text[], traceparent text,
         idempotency_key text, resource_uid text, resource_name text, resource_hash text,
         total_timeout float8, delay float8, start_at timestamptz, queue_ttl float8, parent_id uuid, root_id uuid, depth smallint, detached boolean)),
+known AS (
+    SELECT item.*, task_version_id AS version_id, %(project_id)s::bigint AS project_id FROM item WHERE spec_hash IS NULL
+    UNION ALL
+    SELECT item.*, v.id, p.id FROM project p JOIN item ON true JOIN task_version v ON v.project_id = p.id AND v.task = item.task AND v.spec_hash = item.spec_hash
+      JOIN queue q ON q.id = v.queue_id AND q.max_length IS NULL
+     WHERE p.uid = %(project_uid)s AND p.namespace = %(namespace)s),
 made AS (
     INSERT INTO run (id, project_id, task, task_version_id, wanted_version, state, reason, message, payload, payload_sha256,
                      payload_size, tags, traceparent, idempotency_key, held_since, deadline_at, available_at, expires_at, resource_uid, resource_name,
                      resource_hash, parent_id, root_id, depth, detached)
-    SELECT id, %(project_id)s, task, task_version_id, wanted_version, 'Queued', reason, message, payload, sha256,
-           size, tags, traceparent, idempotency_key, CASE WHEN task_version_id IS NULL THEN ledger_now() END,
+    SELECT id, project_id, task, version_id, wanted_version, 'Queued', reason, message, payload, sha256,
+           size, tags, traceparent, idempotency_key, CASE WHEN version_id IS NULL THEN ledger_now() END,
            ledger_now() + make_interval(secs => total_timeout), begins, begins + make_interval(secs => queue_ttl),
            resource_uid, resource_name, resource_hash, parent_id, root_id, depth, detached
-      FROM item, LATERAL (SELECT least(greatest(start_at, ledger_now() + make_interval(secs => coalesce(delay, 0))), ledger_now() + interval '100 years') AS begins) b
+      FROM known, LATERAL (SELECT least(greatest(start_at, ledger_now() + make_interval(secs => coalesce(delay, 0))), ledger_now() + interval '100 years') AS begins) b
      ORDER BY id
     ON CONFLICT DO NOTHING RETURNING id, task_version_id, created_at, available_at, expires_at, reason, message),
 queued AS (
