@@ -105,7 +105,7 @@ async def test_two_that_claim_for_the_same_pods_in_other_orders_never_wait_in_a_
     assert sum(await asyncio.gather(*map(claims, orders, replicas))) == 24
 
 
-@pytest.mark.parametrize("call", ["claim_runs", "claimed_attempts", "commit of pods_claimed"])
+@pytest.mark.parametrize("call", ["claim_runs", "commit of pods_claimed"])
 async def test_a_claim_whose_reply_from_the_ledger_is_lost_takes_what_it_asked_for_and_no_more(
     database: Database, call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

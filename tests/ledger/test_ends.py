@@ -66,11 +66,11 @@ class Transactions:
         self._whole = database.transaction
         monkeypatch.setattr(database, "transaction", self._counted)
 
-    async def _counted(self, work: Any, **how: Any) -> Any:
+    async def _counted(self, work: Any) -> Any:
         self.number += 1
         if self.twice:  # the word of the first commit is lost
-            await self._whole(work, **how)
-        return await self._whole(work, **how)
+            await self._whole(work)
+        return await self._whole(work)
 
 
 async def test_many_ends_share_one_transaction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,7 @@ class Watched(Database):
     watches = False
     read: list[tuple[str, int]]
 
-    async def _retry(
-        self, work: Callable[[Connection], Awaitable[Any]], *, transaction: bool, pipelined: bool = False
-    ) -> Any:
+    async def _retry(self, work: Callable[[Connection], Awaitable[Any]], *, transaction: bool) -> Any:
         async def watched(connection: Connection) -> Any:
             before = await _rows_read(connection)
             done = await work(connection)
@@ -55,9 +53,7 @@ class Watched(Database):
             self.read += [(table, n - before[table]) for table, n in after.items() if n - before[table] > _MANY]
             return done
 
-        return await super()._retry(
-            watched if self.watches else work, transaction=transaction or self.watches, pipelined=pipelined
-        )
+        return await super()._retry(watched if self.watches else work, transaction=transaction or self.watches)
 
 
 async def _rows_read(connection: Connection) -> Counter[str]:

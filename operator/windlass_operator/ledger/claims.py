@@ -9,9 +9,6 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from psycopg import AsyncCursor
-from psycopg.rows import DictRow
-
 from windlass_operator.ledger import queues
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.queries import load
@@ -94,17 +91,14 @@ async def lock_all(connection: Connection, pod_key: str, claims: Sequence[tuple[
     """Lock the pods that ask for runs of a key, and return what decides on their claims.
 
     Args:
-        connection: The transaction, in a pipeline: then it is one way to the server.
+        connection: The transaction.
         pod_key: Of the pods.
         claims: A pod and a claim id each.
         n: Runs that they ask for.
     """
-    pods = await connection.execute(_SQL["lock_pods"], {"ids": list({pod_id for pod_id, _ in claims})})
-    held = await _attempts_of_pods(connection, claims)  # a statement of its own: it sees what the locks waited for
-    waiting = await queues.of_key(connection, pod_key, n)
-    return Locked(
-        {row["id"]: _pod(row) for row in await pods.fetchall()}, await held.fetchall(), await waiting.fetchall()
-    )
+    pods = await lock_pods(connection, {pod_id for pod_id, _ in claims})
+    held = await attempts_of_pods(connection, claims)  # a statement of its own: it sees what the locks waited for
+    return Locked(pods, held, await queues.of_key(connection, pod_key, n))
 
 
 def _pod(row: dict[str, Any]) -> LockedPod:
@@ -135,16 +129,12 @@ async def attempts_of_pods(connection: Connection, claims: Sequence[tuple[UUID, 
     Returns:
         ``pod_id``, ``id``, ``claim_id`` and ``open`` of each attempt.
     """
-    return await (await _attempts_of_pods(connection, claims)).fetchall()
-
-
-async def _attempts_of_pods(connection: Connection, claims: Sequence[tuple[UUID, str]]) -> AsyncCursor[DictRow]:
     parameters = {
         "ids": list({pod_id for pod_id, _ in claims}),
         "pods": [pod_id for pod_id, _ in claims],
         "claims": [claim_id for _, claim_id in claims],
     }
-    return await connection.execute(_SQL["attempts_of_pods"], parameters)
+    return await (await connection.execute(_SQL["attempts_of_pods"], parameters)).fetchall()
 
 
 async def note_claims(connection: Connection, noted: Sequence[tuple[UUID, str, bytes | None]]) -> None:
@@ -191,9 +181,7 @@ async def take(
         "claims": [place.claim_id for place in places],
         "lease": lease,
     }
-    await connection.execute(_SQL["claim_runs"], parameters)
-    opened = await connection.execute(_SQL["claimed_attempts"], {"ids": parameters["ids"]})
-    return await opened.fetchall()
+    return await (await connection.execute(_SQL["claim_runs"], parameters)).fetchall()
 
 
 async def pods_claimed(connection: Connection, ids: Collection[UUID]) -> None:

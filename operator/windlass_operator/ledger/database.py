@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -188,27 +188,19 @@ class Database:
 
         return await self._retry(once, transaction=False)
 
-    async def transaction(self, work: Callable[[Connection], Awaitable[T]], *, pipelined: bool = False) -> T:
-        """Run ``work`` in one transaction; run it again as a whole when the server refused for a passing reason.
-
-        Args:
-            work: Does it, on the connection that it gets.
-            pipelined: Its statements are sent without waiting for those before them, until it reads a result. That
-                saves ways to the server, and costs CPU of this process: worth it where most results are read together.
-        """
-        return await self._retry(work, transaction=True, pipelined=pipelined)
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run ``work`` in one transaction; run it again as a whole when the server refused for a passing reason."""
+        return await self._retry(work, transaction=True)
 
     async def statements(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Run ``work`` without a transaction around it: each of its statements is one by itself. Retried as a whole."""
         return await self._retry(work, transaction=False)
 
-    async def _retry(
-        self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool, pipelined: bool = False
-    ) -> T:
+    async def _retry(self, work: Callable[[Connection], Awaitable[T]], *, transaction: bool) -> T:
         began = time.monotonic()
         startable: Counter[str] = Counter()  # over all tries: one whose commit was not acknowledged may have committed
         try:
-            done = await self._tries(work, startable, transaction=transaction, pipelined=pipelined)
+            done = await self._tries(work, startable, transaction=transaction)
         finally:
             _SECONDS[transaction].observe(time.monotonic() - began)
         if startable:
@@ -217,7 +209,7 @@ class Database:
         return done
 
     async def _tries(
-        self, work: Callable[[Connection], Awaitable[T]], startable: Counter[str], *, transaction: bool, pipelined: bool
+        self, work: Callable[[Connection], Awaitable[T]], startable: Counter[str], *, transaction: bool
     ) -> T:
         until = time.monotonic() + _PATIENCE
         pause = 0.05
@@ -227,7 +219,7 @@ class Database:
                     connection.startable = startable
                     if not transaction:
                         return await work(connection)
-                    async with _transaction(connection, pipelined=pipelined):
+                    async with connection.transaction():
                         return await work(connection)
             except LedgerUnavailableError as error:
                 _FAILURES[transaction].inc()
@@ -244,18 +236,6 @@ class Database:
         """
         async with self.connection() as connection:
             await connection.execute("SELECT 1")
-
-
-@asynccontextmanager
-async def _transaction(connection: Connection, *, pipelined: bool) -> AsyncIterator[None]:
-    """Begin a transaction, in a pipeline with what follows if that is wanted, and commit it when that is through."""
-    if not pipelined:
-        async with connection.transaction():
-            yield
-        return
-    async with AsyncExitStack() as stack, connection.pipeline():
-        await stack.enter_async_context(connection.transaction())
-        yield
 
 
 @contextmanager

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from psycopg import AsyncCursor
-from psycopg.rows import DictRow
-
 from windlass_operator.domain.errors import QueueFullError
 from windlass_operator.domain.gates import QueueFacts
 from windlass_operator.domain.project import Project
@@ -32,12 +29,12 @@ class Limits:
     max_length: int | None
 
 
-async def of_key(connection: Connection, pod_key: str, n: int) -> AsyncCursor[DictRow]:
-    """Ask for the queues in which runs of a pod key wait, and how many are due in each, up to ``n``.
+async def of_key(connection: Connection, pod_key: str, n: int) -> list[dict[str, Any]]:
+    """Return the queues in which runs of a pod key wait, and how many are due in each, up to ``n``.
 
     :func:`admit` needs the rows.
     """
-    return await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key, "n": n})
+    return await (await connection.execute(_SQL["queues_of_key"], {"pod_key": pod_key, "n": n})).fetchall()
 
 
 async def admit(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:

@@ -168,7 +168,7 @@ class ClaimService:
                 batch.answers[took[row["id"]]].attempts.append(await describe(connection, row, token, self._record))
             return batch.answers
 
-        answers = await self._database.transaction(work, pipelined=True)
+        answers = await self._database.transaction(work)
         for row in opened:
             self._record.claimed(row)
         for answer in answers:

@@ -42,7 +42,8 @@ UPDATE attempt SET token_hash = held.token_hash, lease_until = ledger_now() + %(
 -- of what is taken and not of the first ones of each queue: two claimers never wait for each other. The entry is deleted, not
 -- updated: the hot table stays small and its index never churns. MATERIALIZED: as a subquery it could be executed once for
 -- each row, each time with another :n, and a run that is taken without an attempt is stuck for ever. Rows of large tables by
--- an array: for a join, the planner takes a few for hundreds and reads the whole table.
+-- an array: for a join, the planner takes a few for hundreds and reads the whole table. The answer is what a runner needs,
+-- as in `claimed_attempts`.
 WITH admitting AS (
     SELECT * FROM unnest(%(queue_ids)s::bigint[], %(free)s::integer[]) AS q (id, free)),
 due AS MATERIALIZED (
@@ -60,7 +61,7 @@ begun AS (
            reason = ends_reason, message = ends_message, held_since = NULL, attempts = attempts + 1,
            started_at = coalesce(started_at, ledger_now()), revision = revision + 1
       FROM taken WHERE run.id = taken.run_id AND run.id = ANY (ARRAY(SELECT run_id FROM due)) AND run.state IN ('Queued', 'Compensating')
-    RETURNING run.id, run.attempts AS number, run.revision, run.state, run.resource_uid, taken.queue_id, taken.rank),
+    RETURNING run.*, taken.queue_id, taken.rank),
 placed AS (
     SELECT begun.*, row_number() OVER (ORDER BY rank, id) AS n FROM begun),
 place AS (
@@ -68,16 +69,24 @@ place AS (
       WITH ORDINALITY AS p (id, token_hash, pod_id, claim_id, n)),
 opened AS (
     INSERT INTO attempt (id, run_id, number, pod_id, claim_id, queue_id, token_hash, started_at, lease_until)
-    SELECT place.id, placed.id, placed.number, place.pod_id, place.claim_id, placed.queue_id, place.token_hash, ledger_clock(),
-           ledger_clock() + %(lease)s::interval FROM placed LEFT JOIN place USING (n)),
+    SELECT place.id, placed.id, placed.attempts, place.pod_id, place.claim_id, placed.queue_id, place.token_hash, ledger_clock(),
+           ledger_clock() + %(lease)s::interval FROM placed LEFT JOIN place USING (n)
+    RETURNING id, run_id, pod_id, started_at, timeout_added_ms),
 told AS (
-    INSERT INTO event (run_id, n, type, attempt) SELECT id, revision, state, number FROM placed),
+    INSERT INTO event (run_id, n, type, attempt) SELECT id, revision, state, attempts FROM placed),
 shown AS (
     INSERT INTO projection_entry (run_id, revision)
     SELECT id, revision FROM placed
      WHERE resource_uid IS NOT NULL OR EXISTS (SELECT 1 FROM run_handle h WHERE h.run_id = placed.id)
     ON CONFLICT (run_id) DO UPDATE SET revision = excluded.revision)
-SELECT count(*) AS n FROM placed;
+SELECT a.id, a.pod_id, run.attempts AS number, a.started_at, run.available_at, run.id AS run_id, run.task, run.payload, run.payload_sha256,
+       run.payload_size, run.running_ms, run.timeout_added_ms, a.timeout_added_ms AS attempt_added_ms,
+       (extract(epoch FROM run.deadline_at - a.started_at) * 1000)::bigint AS deadline_ms, c.state AS checkpoint,
+       c.state_sha256 AS checkpoint_sha256, c.state_size AS checkpoint_size,
+       run.state, run.tags, run.traceparent, run.resource_name, v.spec, p.namespace,
+       EXISTS (SELECT 1 FROM step WHERE step.run_id = run.id) AS history
+  FROM opened a JOIN placed run ON run.id = a.run_id JOIN task_version v ON v.id = run.task_version_id
+  JOIN project p ON p.id = run.project_id LEFT JOIN checkpoint c ON c.run_id = run.id ORDER BY a.id;
 
 -- name: pods_claimed
 -- Of pods that took something: those for which that is news.
