@@ -47,7 +47,8 @@ from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import Changes, RunService
 from windlass_operator.services.steps import StepService
-from windlass_operator.services.submission import Submission, SubmissionService
+from windlass_operator.services.submission import SubmissionService
+from windlass_operator.services.submitted import Submission
 from windlass_operator.services.tasks import TaskService
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import Begin, WaitService

@@ -16,7 +16,7 @@ from windlass_operator.domain.pod_key import PodParts
 from windlass_operator.domain.pods import PodSeen
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.domain.task_snapshot import TaskSnapshot
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 Act = Callable[[], Awaitable[Any]]
 Prepare = Callable[[World, str], Awaitable[Act]]

@@ -17,7 +17,7 @@ from tests.support.world import SHOP, World, a_task
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
 from windlass_operator.services.invariants import InvariantService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 RUNS = 2_000 if ALL else 400
 """At the beginning. A machine that is done with them before the last kill gets more."""

@@ -18,7 +18,7 @@ from windlass_operator.domain.errors import UnauthorizedError
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.migrate import migrate
 from windlass_operator.services.invariants import InvariantService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 RUNS = 120
 Pair = tuple[PostgresServer, PostgresServer]

@@ -16,7 +16,7 @@ from tests.support.runner import ONCE, code, ended, runner
 from tests.support.world import SHOP, World, a_task
 from windlass_operator.domain.errors import UnauthorizedError
 from windlass_operator.domain.pod_key import PodParts
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 from windlass_runner import exit_codes
 
 QUICK = (

@@ -16,10 +16,13 @@ from windlass_operator.blobs.store import BlobMissingError
 from windlass_operator.domain.errors import (
     AttemptClosedError,
     InvalidRequestError,
+    LedgerUnavailableError,
     PayloadInvalidError,
     TaskNotFoundError,
 )
 from windlass_operator.domain.retry import RetryPolicy
+from windlass_operator.domain.run_state import RunState
+from windlass_operator.ledger import children
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.children import (
     DEPTH,
@@ -29,7 +32,7 @@ from windlass_operator.services.children import (
     WaitsForItselfError,
 )
 from windlass_operator.services.invariants import InvariantService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
 
@@ -527,3 +530,43 @@ async def start_as_asked(world: World, token: str, *children: protocol.Child) ->
     """Start runs with all that they ask for, as the route reads it."""
     wanted = [(one, _submission(one, f"children[{n}].")) for n, one in enumerate(children)]
     return [UUID(run_id) for run_id in (await world.children.start(token, wanted)).run_ids]
+
+
+async def test_what_follows_from_an_end_is_done_when_the_ledger_answers_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    async def away(*_: object, **__: object) -> list[UUID]:
+        looks.append("orphans")
+        raise LedgerUnavailableError("It is away.")
+
+    run_id = await world.submit()
+    world.endings.ended(run_id, RunState.CANCELLED)
+    with monkeypatch.context() as broken:
+        broken.setattr(children, "orphans", away)
+        with pytest.raises(LedgerUnavailableError):
+            await world.endings.follow()
+    assert looks == ["orphans"]
+    assert (world.endings._told, world.endings._stopped) == ({run_id}, {run_id})
+
+
+async def test_the_end_of_a_run_that_leaves_its_children_alone_asks_for_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    real = children.orphans
+
+    async def noted(database: Database, parents: Any, **more: Any) -> Any:
+        looks.append(parents)
+        return await real(database, parents, **more)
+
+    monkeypatch.setattr(children, "orphans", noted)
+    run_id = await world.submit()
+    for state in (RunState.SUCCEEDED, RunState.FAILED):
+        world.endings.ended(run_id, state)
+        assert await world.endings.follow() is None
+    assert looks == []
+    world.endings.ended(run_id, RunState.TIMED_OUT)
+    assert await world.endings.follow() is None
+    assert looks == [[run_id]]

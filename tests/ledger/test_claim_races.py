@@ -20,7 +20,7 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.services.claim_desk import ClaimDesk
 from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.invariants import InvariantService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 _RUNS = int(os.environ.get("CLAIM_RUNS", "60"))
 _REPLICAS = 4

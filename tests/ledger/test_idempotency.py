@@ -14,7 +14,7 @@ from windlass import protocol
 from windlass_operator.domain.errors import TaskNotFoundError
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.submission import Accepted, Submission
+from windlass_operator.services.submitted import Accepted, Submission
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from windlass import protocol
 from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.ledger.database import Database
 from windlass_operator.services.invariants import CHECKS, WHOLE, InvariantService, Violation
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 HOUR = timedelta(hours=1)
 

@@ -1,5 +1,6 @@
 """What was committed although the reply was lost is not done twice."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tests.support.failing import lose_reply
 from tests.support.world import SHOP, World, a_step, a_task
 from windlass import protocol
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 
 @pytest.fixture
@@ -43,10 +44,13 @@ async def test_a_run_of_a_known_version_is_accepted_once_although_the_reply_to_i
 ) -> None:
     world.cluster.tasks[SHOP.namespace, "order"] = a_task()
     await world.know("order")
+    woken: list[Mapping[str, int]] = []
+    world.database.on_startable(woken.append)
     struck = lose_reply(monkeypatch, tmp_path, "ledger insert_runs|1")
     answer = await world.submissions.trigger(SHOP, Submission(task="order"))
     assert struck.exists()
     assert not answer.deduplicated
+    assert [list(keys.values()) for keys in woken] == [[0]], "whoever waits for work is to look"
     rows = await world.database.fetch("SELECT id FROM run")
     assert [row["id"] for row in rows] == [answer.run_id]
 

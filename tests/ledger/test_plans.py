@@ -14,7 +14,7 @@ from windlass import protocol
 from windlass_operator.ledger import outcomes
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.claims import PodIdentity
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 _OLD = 3000
 _MANY = 500
@@ -30,12 +30,12 @@ INSERT INTO wait (run_id, key, project_id, kind, due_at)
 SELECT id, 'charge', project_id, 'sleep', now() + interval '1 day' FROM run WHERE task = 'old'
 """
 _COUNT = "ANALYZE run, attempt, step, wait, queue_entry, event, pod"
-_READ = "SELECT relname, seq_tup_read FROM pg_stat_xact_user_tables"
+_READ = "SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0) AS n FROM pg_stat_xact_user_tables"
 """What this connection has read of late: the counts begin anew now and then, and not with each transaction."""
 
 
 class Watched(Database):
-    """Notes which transactions, each statement being one, have read large tables from end to end.
+    """Notes which transactions, each statement being one, have read many rows of a table.
 
     Attributes:
         watches: From now on.
@@ -58,7 +58,7 @@ class Watched(Database):
 
 async def _rows_read(connection: Connection) -> Counter[str]:
     rows = await (await connection.execute(_READ)).fetchall()
-    return Counter({row["relname"]: row["seq_tup_read"] for row in rows})
+    return Counter({row["relname"]: row["n"] for row in rows})
 
 
 @pytest.fixture
@@ -76,7 +76,8 @@ async def world(ledger_uri: str) -> AsyncIterator[World]:
 async def fill(world: World) -> None:
     """Let there be much in the ledger. The server has not counted it."""
     old = a_task().pod.__class__(image="old:test", preload=None, source_hash="0" * 16)
-    world.cluster.tasks[(SHOP.namespace, "old")] = a_task(pod=old)
+    await world.put_queue("new")  # the runs of both Tasks wait in it
+    world.cluster.tasks[(SHOP.namespace, "old")] = a_task(pod=old, queue="new")
     for _ in range(_OLD // 500):
         await world.submissions.trigger_all(SHOP, [Submission(task="old") for _ in range(500)])
     for statement in _FILL.split(";"):

@@ -18,7 +18,7 @@ from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.invariants import InvariantService
 from windlass_operator.services.queues import QueueService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 from windlass_operator.services.waits import WaitService
 
 _RUNS = int(os.environ.get("QUEUE_RUNS", "60"))

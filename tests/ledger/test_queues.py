@@ -12,7 +12,7 @@ from windlass import protocol
 from windlass_operator.domain.errors import QueueFullError
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.intake import When
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 MINUTE = timedelta(minutes=1)
 

@@ -13,7 +13,7 @@ from windlass import protocol
 from windlass_operator import config, metrics
 from windlass_operator.domain.errors import AttemptClosedError
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 _LOCK_RUN = "SELECT 1 FROM run WHERE id = %s FOR UPDATE"
 

@@ -17,7 +17,7 @@ from windlass_operator.domain.run_state import RunState
 from windlass_operator.ledger import run_lists
 from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.run_lists import ListTooSlowError, Order, RunFilter
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 MINUTE = timedelta(minutes=1)
 

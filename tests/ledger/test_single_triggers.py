@@ -11,11 +11,12 @@ import pytest
 from tests.support.world import SHOP, World, a_task
 from windlass_operator import failpoints
 from windlass_operator.api.public import run_json
-from windlass_operator.domain.errors import QueueFullError, TaskNotFoundError, WindlassError
+from windlass_operator.domain.errors import LedgerUnavailableError, QueueFullError, TaskNotFoundError, WindlassError
 from windlass_operator.domain.project import Project
+from windlass_operator.ledger import handles, runs
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.intake import When
-from windlass_operator.services.submission import Accepted, Submission
+from windlass_operator.services.submitted import Accepted, Submission
 
 
 @pytest.fixture(params=["first", "known"])
@@ -211,3 +212,39 @@ async def test_a_namespace_that_was_made_anew_has_none_of_the_versions_of_the_on
         {"ids": [mine.run_id, theirs.run_id]},
     )
     assert [(row["uid"], row["own"]) for row in rows] == [(SHOP.uid, True), (anew.uid, True)]
+
+
+@pytest.mark.parametrize("world", ["known"], indirect=True)
+@pytest.mark.parametrize("error", [LedgerUnavailableError("It is away."), ValueError("a bug")])
+async def test_what_is_accepted_stays_so_whatever_becomes_of_the_others_of_its_crowd(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(handles, "take_keys", fails)
+    keyed = Submission(task="order", payload="keyed", idempotency_key="k")
+    plain = [Submission(task="order", payload=n) for n in range(2)]
+    # Prepared in another order than they ask: ids are given in the order of asking.
+    prepared = await world.submissions.prepare(SHOP, [keyed, *plain])
+    asked = [prepared[2], prepared[0], prepared[1]]
+    answers = await asyncio.gather(*(world.submissions._singles(SHOP, one) for one in asked), return_exceptions=True)
+
+    assert answers[1] is error
+    accepted = [answer for answer in answers if not isinstance(answer, BaseException)]
+    rows = [await world.get(became.run_id) for _, became in accepted]
+    assert [row["payload"] for row in rows] == ["1", "0"]
+    assert len(await in_queue(world)) == 2
+
+
+@pytest.mark.parametrize("world", ["known"], indirect=True)
+async def test_a_run_that_cannot_be_read_back_is_accepted_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(runs, "new_rows", fails)
+    answer = await world.submissions.trigger(SHOP, Submission(task="order"))
+    assert answer.row is None
+    assert await in_queue(world) == [answer.run_id]

@@ -17,7 +17,7 @@ from windlass_operator.domain.retry import RetryPolicy
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import gauges, heads
 from windlass_operator.ledger.database import Database
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 
 @pytest.fixture

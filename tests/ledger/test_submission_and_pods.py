@@ -26,7 +26,7 @@ SCHEMA = {"type": "object", "required": ["orderId"], "properties": {"orderId": {
 
 
 async def test_a_task_that_does_not_exist_is_refused_at_once_by_the_api(world: World) -> None:
-    from windlass_operator.services.submission import Submission
+    from windlass_operator.services.submitted import Submission
 
     with pytest.raises(TaskNotFoundError, match="kubectl get tasks"):
         await world.submissions.trigger(SHOP, Submission(task="nothing"))

@@ -17,7 +17,7 @@ from windlass_operator.ledger.database import Database
 from windlass_operator.ledger.run_lists import RunFilter
 from windlass_operator.services.projection import status_of
 from windlass_operator.services.resumption import NotSuspendedError
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 
 @pytest.fixture

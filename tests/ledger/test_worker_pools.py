@@ -15,7 +15,7 @@ from windlass_operator.domain.errors import LedgerUnavailableError
 from windlass_operator.ledger import gauges, worker_pools
 from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.ledger.projection import take_epoch
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 MINUTE = timedelta(minutes=1)
 

@@ -19,7 +19,7 @@ from windlass_operator.ledger.database import SCHEMA, Database
 from windlass_operator.services.children import RunEndingError
 from windlass_operator.services.invariants import InvariantService, Violation
 from windlass_operator.services.resumption import NotSuspendedError
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 
 TASK: Final = a_task(retry=RetryPolicy(max_attempts=3, min_delay=timedelta(0), jitter="none"))
 _CLEAN: Final = "TRUNCATE project CASCADE; UPDATE heartbeat_service SET served_at = %(now)s, served_since = %(now)s"

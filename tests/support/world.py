@@ -47,7 +47,8 @@ from windlass_operator.services.recorder import Recorder
 from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import RunService
 from windlass_operator.services.steps import StepService
-from windlass_operator.services.submission import Resource, Submission, SubmissionService
+from windlass_operator.services.submission import SubmissionService
+from windlass_operator.services.submitted import Resource, Submission
 from windlass_operator.services.tasks import TaskService
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService

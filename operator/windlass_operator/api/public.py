@@ -58,7 +58,8 @@ from windlass_operator.services.projection import facts_of_run
 from windlass_operator.services.results import ResultService
 from windlass_operator.services.resumption import ResumeService
 from windlass_operator.services.runs import RunService
-from windlass_operator.services.submission import Submission, SubmissionService
+from windlass_operator.services.submission import SubmissionService
+from windlass_operator.services.submitted import Submission
 
 _LONGEST_WAIT: Final = 60.0
 _PLAIN_WAIT: Final = re.compile(rb"wait=\d{1,9}(ms|s|m)")

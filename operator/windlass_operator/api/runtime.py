@@ -30,7 +30,7 @@ from windlass_operator.services.events import EventService
 from windlass_operator.services.progress import ProgressService
 from windlass_operator.services.protection import ProtectionService
 from windlass_operator.services.steps import StepService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 from windlass_operator.services.tokens import TokenService
 from windlass_operator.services.waits import WaitService
 

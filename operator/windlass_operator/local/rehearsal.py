@@ -27,7 +27,7 @@ from windlass_operator.services.approvals import Verdict
 from windlass_operator.services.claims import PodIdentity
 from windlass_operator.services.credentials import CredentialService
 from windlass_operator.services.pods import PodService
-from windlass_operator.services.submission import Submission
+from windlass_operator.services.submitted import Submission
 from windlass_operator.services.tokens import TokenNotFoundError
 
 _STEPS: Final = 10_000

@@ -17,7 +17,8 @@ from windlass_operator.ledger.intake import Lineage
 from windlass_operator.services import payloads
 from windlass_operator.services.attempts import AttemptService
 from windlass_operator.services.recorder import Recorder
-from windlass_operator.services.submission import Accepted, Prepared, Submission, SubmissionService
+from windlass_operator.services.submission import SubmissionService
+from windlass_operator.services.submitted import Accepted, Prepared, Submission
 
 MOST: Final = 1000
 """Runs in one request."""

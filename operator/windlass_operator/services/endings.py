@@ -69,8 +69,9 @@ class EndingService:
         stopped, self._stopped = self._stopped, set()
         more = True
         try:
-            more = await self._settle(list(told))
-            more = (bool(stopped) and await self._cascade(list(stopped))) or more
+            settle_more = await self._settle(list(told))
+            cascade_more = bool(stopped) and await self._cascade(list(stopped))
+            more = settle_more or cascade_more
         finally:
             if more:
                 self._told |= told

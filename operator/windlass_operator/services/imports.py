@@ -19,7 +19,8 @@ from windlass_operator.ledger.database import Connection, Database
 from windlass_operator.services.batch import Batch
 from windlass_operator.services.runs import RunService
 from windlass_operator.services.settled import Settled
-from windlass_operator.services.submission import Resource, Submission, SubmissionService
+from windlass_operator.services.submission import SubmissionService
+from windlass_operator.services.submitted import Resource, Submission
 
 log = structlog.get_logger()
 

@@ -5,15 +5,13 @@ so a Task and a Run applied in one file work in any order and a run never gets a
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from operator import attrgetter
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from windlass.protocol import BODY_LIMIT, INLINE_LIMIT
-from windlass.traces import TraceContext
 from windlass_operator.domain.errors import (
     NamespaceForbiddenError,
     PayloadInvalidError,
@@ -28,100 +26,15 @@ from windlass_operator.domain.run_state import RunEvent, RunState
 from windlass_operator.domain.task_snapshot import TaskSnapshot
 from windlass_operator.ledger import handles, intake, queues, runs
 from windlass_operator.ledger.database import Connection, Database
-from windlass_operator.ledger.intake import Lineage, NewRun, When
-from windlass_operator.ledger.runs import Change, LockedRun, UnreadVersion, Value, Version
+from windlass_operator.ledger.intake import Lineage
+from windlass_operator.ledger.runs import Change, LockedRun, Value, Version
 from windlass_operator.resources.names import is_object_name
 from windlass_operator.services import payloads
-from windlass_operator.services.batch import Batches
-from windlass_operator.services.blobs import BlobService, Staged
+from windlass_operator.services.blobs import BlobService
 from windlass_operator.services.live_tasks import LiveTasks, ReadTask
 from windlass_operator.services.recorder import Recorder
-
-_AT_ONCE: Final = 200
-"""Single triggers in one transaction at most: with the largest payloads that a row may have they are 12 MiB."""
-
-_BY_TIME: Final = attrgetter("int")
-"""The order of UUIDs without their own comparison, which takes longer than to make one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """The Run resource that asks for a run."""
-
-    uid: str
-    name: str
-    spec_hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """What a caller asks for."""
-
-    task: str
-    payload: Any = None
-    """A JSON value. REST: as ``payloads.parse`` returned it; a resource: as it comes, to be held to the same rules."""
-    size: int = 0
-    """About the bytes of the payload, if it may be large."""
-    version: int | None = None
-    tags: tuple[str, ...] = ()
-    traceparent: str | None = None
-    when: When = field(default_factory=When)
-    idempotency_key: str | None = None
-    """Of this and all callers who mean the same run: the first one's is run."""
-    at: str = ""
-    """Where it stands in a request for many, such as ``items[3].``: begins the field that an error names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of a submission."""
-
-    run_id: UUID
-    deduplicated: bool = False
-    """The run is an earlier one with the same idempotency key."""
-    row: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
-    """A new run as it is when this is committed, for who answers with it; None where it was not read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A submission that keeps every rule and waits for its transaction."""
-
-    wanted: Submission
-    run_id: UUID
-    snapshot: TaskSnapshot
-    payload: Value
-    staged: Staged | None
-    """Its payload, if that is large."""
-    began: datetime
-    asked: str | None
-    """The caller's trace."""
-    place: TraceContext | None
-    """Place of the submission's own span."""
-    shown: bool = True
-    """Its row is part of the answer."""
-
-    @property
-    def simple(self) -> bool:
-        """Nothing has to be looked up for it but its version, and nothing to be kept beside it."""
-        return self.wanted.idempotency_key is None and self.wanted.version is None and self.staged is None
-
-    @property
-    def key(self) -> handles.Key | None:
-        """Task and idempotency key, if it has one."""
-        return None if self.wanted.idempotency_key is None else (self.wanted.task, self.wanted.idempotency_key)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What became of a single trigger."""
-
-    prepared: Prepared
-    became: Accepted | WindlassError
-
-
-class _SomeRefusedError(Exception):
-    """Ends a transaction of many of which not all can be accepted."""
+from windlass_operator.services.single_triggers import SingleTriggers
+from windlass_operator.services.submitted import Accepted, Prepared, Resource, SomeRefusedError, Submission, new_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +69,7 @@ class SubmissionService:
     ) -> None:
         self._database = database
         self._read_task = LiveTasks(read_task)
-        self._singles: Batches[Project, Prepared, _Written] = Batches(self._write_singles, limit=_AT_ONCE)
+        self._singles = SingleTriggers(database, self.insert)
         self._blobs = blobs
         self.large = payloads.LargeValues()
         self._release_namespace = release_namespace
@@ -183,59 +96,9 @@ class SubmissionService:
             QueueFullError: As many runs wait as the queue allows.
         """
         [prepared] = await self.prepare(project, [wanted])
-        done = await self._singles(project, replace(prepared, shown=shown))
-        if isinstance(done.became, WindlassError):
-            raise done.became
-        self.tell(project, [done.prepared], [done.became], source="rest")
-        return done.became
-
-    async def _write_singles(self, project: Project, asked: list[Prepared]) -> list["_Written"]:
-        """Write submissions that came at the same time together; who is refused is so alone.
-
-        A transaction in which somebody is refused is given up and done again without them: whatever it had taken for
-        them, such as a key, is as it was, and the others are decided upon as if those had never asked.
-        """
-        asked = _in_order(asked)
-        written = await self._write_known(project, [one for one in asked if one.simple])
-        left = [one for one in asked if one.run_id not in written]
-        while left:
-            refused: dict[UUID, WindlassError] = {}
-
-            async def work(
-                connection: Connection, left: list[Prepared] = left, refused: dict[UUID, WindlassError] = refused
-            ) -> list[Accepted]:
-                refused.clear()
-                project_id = await runs.ensure_project(connection, project.uid, project.namespace)
-                accepted = await self.insert(connection, project_id, project, left, refused=refused)
-                shown = [a.run_id for one, a in zip(left, accepted, strict=True) if one.shown and not a.deduplicated]
-                rows = await runs.new_rows(connection, shown) if shown else {}
-                return [replace(one, row=rows.get(one.run_id)) for one in accepted]
-
-            try:
-                for one, became in zip(left, await self._database.transaction(work), strict=True):
-                    written[one.run_id] = _Written(one, became)
-                break
-            except _SomeRefusedError:
-                written |= {one.run_id: _Written(one, refused[one.run_id]) for one in left if one.run_id in refused}
-                left = [one for one in left if one.run_id not in refused]
-        return [written[one.run_id] for one in asked]
-
-    async def _write_known(self, project: Project, asked: list[Prepared]) -> dict[UUID, _Written]:
-        """Write those for which one statement is enough, as it is for nearly all; return what became of them."""
-        versions = {id(one.snapshot): runs.unread(one.snapshot) for one in asked}
-        new = [_new_run(one.run_id, one.wanted, versions[id(one.snapshot)], one.payload) for one in asked]
-
-        async def work(connection: Connection) -> tuple[set[UUID], dict[UUID, dict[str, Any]]]:
-            made = await intake.insert_known(connection, project, new)
-            shown = [one.run_id for one in asked if one.shown and one.run_id in made]
-            return made, await runs.new_rows(connection, shown) if shown else {}
-
-        made, rows = await self._database.statements(work) if asked else (set(), {})
-        return {
-            one.run_id: _Written(one, Accepted(one.run_id, row=rows.get(one.run_id)))
-            for one in asked
-            if one.run_id in made
-        }
+        written, became = await self._singles(project, replace(prepared, shown=shown))
+        self.tell(project, [written], [became], source="rest")
+        return became
 
     async def trigger_all(self, project: Project, wanted: Sequence[Submission]) -> list[Accepted]:
         """Accept runs in one transaction, all of them or none. Errors and keys are those of :meth:`trigger`.
@@ -309,11 +172,12 @@ class SubmissionService:
         Raises:
             TaskNotFoundError: There is no such version of the Task.
             QueueFullError: More of them would wait than a queue allows.
-            _SomeRefusedError: ``refused`` is not empty any more.
+            SomeRefusedError: ``refused`` is not empty any more.
         """
         errors: dict[UUID, WindlassError] = {} if refused is None else refused
         holders = await _holders(connection, project_id, prepared)
         versions: dict[tuple[str, int | None], Version] = {}
+        of: dict[UUID, Version] = {}
         accepted, new = [], []
         for index, one in enumerate(prepared):
             holder = one.run_id if one.key is None else holders[one.key]
@@ -327,19 +191,18 @@ class SubmissionService:
                 except TaskNotFoundError as error:
                     errors[one.run_id] = error
                     continue
-            new.append(
-                _new_run(
-                    one.run_id, one.wanted, versions[name], one.payload, lineage=lineage[index] if lineage else None
-                )
-            )
-        places = [(run.version.queue_id, run.id) for run in new if isinstance(run.version, Version)]
-        errors |= await queues.without_room(connection, places)
+            version = of[one.run_id] = versions[name]
+            line = lineage[index] if lineage else None
+            new.append(new_run(one.run_id, one.wanted, version, one.payload, lineage=line))
+        errors |= await queues.without_room(connection, [(of[run.id].queue_id, run.id) for run in new])
         if errors:
             if refused is None:
                 raise next(iter(errors.values()))
-            raise _SomeRefusedError
+            raise SomeRefusedError
         # A run that is there already is ours: this ran before, and only the word of its commit was lost.
         made = await intake.insert(connection, project_id, new) if new else set()
+        for again in of.keys() - made:
+            connection.may_start(of[again].pod_key, 0)  # nor has anybody been told of it
         for one in prepared:
             if one.staged is not None and one.run_id in made:
                 await self._blobs.record(connection, one.run_id, one.staged)
@@ -429,7 +292,7 @@ class SubmissionService:
                 why = ends = await self._full(connection, version, run_id)
                 if version is None:
                     why = TaskNotFoundError(f"{wanted.task} version {wanted.version}", project.namespace)
-            run = _new_run(run_id, wanted, version, Value(text=text), resource=resource, why=why)
+            run = new_run(run_id, wanted, version, Value(text=text), resource=resource, why=why)
             if not await intake.insert(connection, project_id, [run]):
                 return None
             if ends is not None:
@@ -572,42 +435,7 @@ async def _holders(connection: Connection, project_id: int, prepared: Sequence[P
     return first | await handles.take_keys(connection, project_id, first)
 
 
-def _in_order(asked: list[Prepared]) -> list[Prepared]:
-    """Return submissions with ids in the order in which they came, as far as nothing was stored under one yet."""
-    free = iter(sorted((one.run_id for one in asked if one.staged is None), key=_BY_TIME))
-    return [one if one.staged is not None else replace(one, run_id=next(free)) for one in asked]
-
-
 def _checked(wanted: Submission, snapshot: TaskSnapshot) -> bytes:
     data = payloads.encoded(wanted.payload, limit=BODY_LIMIT)
     payloads.check(wanted.payload, snapshot.payload_schema, field=f"{wanted.at}payload")
     return data
-
-
-def _new_run(
-    run_id: UUID,
-    wanted: Submission,
-    version: Version | UnreadVersion | None,
-    payload: Value,
-    *,
-    resource: Resource | None = None,
-    why: WindlassError | None = None,
-    lineage: Lineage | None = None,
-) -> NewRun:
-    return NewRun(
-        id=run_id,
-        task=wanted.task,
-        version=version,
-        wanted_version=wanted.version,
-        payload=payload,
-        tags=wanted.tags,
-        when=wanted.when,
-        traceparent=wanted.traceparent,
-        idempotency_key=wanted.idempotency_key,
-        reason=why.code if why else None,
-        message=why.message if why else None,
-        resource_uid=resource.uid if resource else None,
-        resource_name=resource.name if resource else None,
-        resource_hash=resource.spec_hash if resource else None,
-        lineage=lineage,
-    )

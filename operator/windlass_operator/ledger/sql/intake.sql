@@ -2,7 +2,7 @@
 -- Runs, their places in the queue and their first events in one statement and one parameter: a thousand runs cost one way
 -- to the server. A run that is there already, by its id or its resource's UID, is left out of everything, and is the answer. In order of the
 -- ids, so two that insert the same runs never wait for each other in a circle. One whose version is said by a hash is left out too
--- if there is no such version, or if its queue may be full.
+-- if there is no such version, or if its queue may be full. OFFSET 0: each hash is looked up, and not all versions of the namespace.
 WITH item AS (
     SELECT * FROM json_to_recordset(%(items)s::json) AS i (id uuid, task text, task_version_id bigint, wanted_version integer,
         spec_hash text, reason text, message text, payload text, sha256 text, size bigint, tags text[], traceparent text,
@@ -11,7 +11,9 @@ WITH item AS (
 known AS (
     SELECT item.*, task_version_id AS version_id, %(project_id)s::bigint AS project_id FROM item WHERE spec_hash IS NULL
     UNION ALL
-    SELECT item.*, v.id, p.id FROM project p JOIN item ON true JOIN task_version v ON v.project_id = p.id AND v.task = item.task AND v.spec_hash = item.spec_hash
+    SELECT item.*, v.id, p.id FROM project p CROSS JOIN item CROSS JOIN LATERAL (
+        SELECT id, queue_id FROM task_version
+         WHERE project_id = p.id AND task = item.task AND task_version.spec_hash = item.spec_hash OFFSET 0) v
       JOIN queue q ON q.id = v.queue_id AND q.max_length IS NULL
      WHERE p.uid = %(project_uid)s AND p.namespace = %(namespace)s),
 made AS (

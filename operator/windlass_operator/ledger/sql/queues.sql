@@ -1,20 +1,23 @@
 -- name: queues_of_key
 -- The queues in which runs of a pod key wait, one probe of the index for each, whatever their number of runs, and how many
 -- of those runs are due, as far as they are asked for (in their order, which only the index has: of a short queue beside a
--- long one, the whole table would be read otherwise). What is open is only counted where it matters.
+-- long one, the whole table would be read otherwise). What is open is only counted where it matters. Pairs are compared, and
+-- runs ordered to the last column, because only the index by key and queue serves that: that of queues alone would be read
+-- past the runs of all other keys. What is found last is another key's.
 WITH RECURSIVE found AS (
-    (SELECT queue_id FROM queue_entry WHERE pod_key = %(pod_key)s ORDER BY queue_id LIMIT 1)
+    (SELECT pod_key, queue_id FROM queue_entry WHERE (pod_key, queue_id) > (%(pod_key)s, 0) ORDER BY pod_key, queue_id LIMIT 1)
     UNION ALL
-    SELECT (SELECT e.queue_id FROM queue_entry e WHERE e.pod_key = %(pod_key)s AND e.queue_id > found.queue_id
-             ORDER BY e.queue_id LIMIT 1) FROM found WHERE found.queue_id IS NOT NULL)
+    SELECT next.* FROM found CROSS JOIN LATERAL (
+        SELECT e.pod_key, e.queue_id FROM queue_entry e WHERE (e.pod_key, e.queue_id) > (found.pod_key, found.queue_id)
+         ORDER BY e.pod_key, e.queue_id LIMIT 1) next WHERE found.pod_key = %(pod_key)s)
 SELECT q.id, q.name, q.concurrency, q.paused, q.named AND q.resource_uid IS NULL AS missing,
        CASE WHEN q.concurrency IS NULL THEN 0
             ELSE (SELECT count(*) FROM attempt a WHERE a.queue_id = q.id AND a.closed_at IS NULL) END AS running,
        (SELECT count(*) FROM (
            SELECT FROM queue_entry e
             WHERE e.pod_key = %(pod_key)s AND e.queue_id = q.id AND e.available_at <= ledger_now()
-              AND (e.expires_at IS NULL OR e.expires_at > ledger_now()) ORDER BY e.rank LIMIT %(n)s) d) AS due
-  FROM found JOIN queue q ON q.id = found.queue_id;
+              AND (e.expires_at IS NULL OR e.expires_at > ledger_now()) ORDER BY e.rank, e.run_id LIMIT %(n)s) d) AS due
+  FROM found JOIN queue q ON q.id = found.queue_id WHERE found.pod_key = %(pod_key)s;
 
 -- name: lock_queues
 -- Claims of a limited queue come one after the other. NO KEY: nothing that refers to the row waits.
