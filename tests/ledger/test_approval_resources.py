@@ -12,6 +12,7 @@ from tests.support.world import SECOND, SHOP, World, a_task
 from windlass import protocol
 from windlass_operator.domain.approvals import Approval
 from windlass_operator.kube.errors import ForbiddenByPolicyError, KubeUnavailableError
+from windlass_operator.ledger import approvals
 from windlass_operator.ledger.database import Database
 from windlass_operator.resources.base import ResourceInvalidError
 from windlass_operator.services.approvals import Verdict
@@ -217,6 +218,25 @@ async def test_a_question_that_is_over_before_the_operator_looks_gets_no_resourc
     await world.runs.cancel(run_id, reason="Cancelled", message="")
     await look(world)
     assert world.approval_objects.posts == 0
+
+
+async def test_a_resource_that_is_seen_while_its_uid_is_written_down_is_not_disowned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asking(world)
+    real = approvals.is_being_made
+    (found,) = (await world.approvals.list_page(SHOP, frozenset(), before=None, limit=9))[0]
+    uid = await world.approval_objects.create(found)
+    body = world.approval_objects.named(found.name)
+    assert body is not None
+
+    async def written_meanwhile(*asked: Any) -> bool:
+        await approvals.created(world.database, found, uid)
+        return await real(*asked)
+
+    monkeypatch.setattr(approvals, "is_being_made", written_meanwhile)
+    await world.approval_resources.observe(body)
+    assert world.approval_objects.disowned == []
 
 
 async def test_an_approval_that_no_run_asks_for_is_told_so_and_decides_nothing(world: World) -> None:

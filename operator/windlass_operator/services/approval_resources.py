@@ -133,8 +133,14 @@ class ApprovalResourceService:
         uid, name, namespace = str(meta.get("uid")), str(meta.get("name")), str(meta.get("namespace"))
         found = (await approvals.by_uids(self._database, [uid])).get(uid)
         if found is None:
-            if not deleted and not meta.get("deletionTimestamp"):
-                await self._disown(body, uid, name, namespace)
+            if deleted or meta.get("deletionTimestamp"):
+                return
+            if await approvals.is_being_made(self._database, namespace, name):
+                return  # ours, in all likelihood: the next look knows
+            # Its UID may have been written down between the two looks.
+            found = (await approvals.by_uids(self._database, [uid])).get(uid)
+        if found is None:
+            await self._disown(body, uid, name, namespace)
             return
         if deleted or meta.get("deletionTimestamp"):
             # Only a GET is proof: an event may be old.
@@ -165,8 +171,6 @@ class ApprovalResourceService:
         status = body.get("status")
         if isinstance(status, dict) and status.get("state") == ApprovalState.WITHDRAWN.value:
             return
-        if await approvals.is_being_made(self._database, namespace, name):
-            return  # ours, in all likelihood: the next look knows
         log.warning("approval that no run asks for", namespace=namespace, name=name)
         generation = (body.get("metadata") or {}).get("generation")
         await self._objects.disown(namespace, name, uid, generation if isinstance(generation, int) else 0)
